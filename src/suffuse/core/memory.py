@@ -1,0 +1,163 @@
+"""What a run remembers, by owner and by row.
+
+A row is (path, sample): path names the branch of the evaluation ("cond", "null", "tile3/null"), sample the picture.
+Values are batch-first pytrees. They are replaced, never written in place, so a snapshot is the entries themselves and
+repeating a step, looking ahead or going back needs no copy. A row that was never stored is a miss, also when other
+rows of the same batch were stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Row = tuple[str, int]
+Rows = tuple[Row, ...]
+
+
+def rows_of(path: str, samples: Sequence[int]) -> Rows:
+    """The rows of some samples on one path."""
+    return tuple((path, int(s)) for s in samples)
+
+
+def take(value: Any, rows: Any) -> Any:
+    """Rows of every tensor of a batch-first pytree."""
+    return pytree.tree_map(lambda v: v[rows] if isinstance(v, Tensor) else v, value)
+
+
+def join(values: Sequence[Any]) -> Any:
+    """Batch-first pytrees of one structure, concatenated; what is not a tensor is taken from the first."""
+    if len(values) == 1:
+        return values[0]
+    columns, spec = zip(*(pytree.tree_flatten(v) for v in values), strict=True)
+    return pytree.tree_unflatten([torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in zip(*columns, strict=True)], spec[0])
+
+
+def _detach(value: Any) -> Any:
+    return pytree.tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values stored together: `value` has one leading entry for each of `rows`; `step` says when."""
+
+    rows: Rows
+    value: Any
+    step: int
+
+
+class Memory:
+    """All that plug-ins remember in one run; `entries` is an immutable snapshot, {owner and name: blocks}."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: dict[Any, tuple[Block, ...]] | None = None):
+        self.entries = entries or {}
+
+    def find(self, key: Any, rows: Rows) -> Any:
+        """The stored value for exactly these rows in this order, or None if one of them is missing."""
+        blocks = self.entries.get(key, ())
+        for block in blocks:
+            if block.rows == rows:
+                return block.value
+        where = {row: (b, i) for b, block in enumerate(blocks) for i, row in enumerate(block.rows)}
+        if not rows or any(row not in where for row in rows):
+            return None
+        used = sorted({where[row][0] for row in rows})
+        start = dict(zip(used, [0, *torch.tensor([len(blocks[b].rows) for b in used]).cumsum(0).tolist()], strict=False))
+        index = torch.tensor([start[b] + i for b, i in (where[row] for row in rows)])
+        return take(join([blocks[b].value for b in used]), index)
+
+    def store(self, key: Any, rows: Rows, value: Any, step: int) -> None:
+        """Replace the value of these rows; other rows under the key stay."""
+        new, kept = set(rows), []
+        for block in self.entries.get(key, ()):
+            if block.rows == rows or new.issuperset(block.rows):
+                continue
+            stays = [i for i, row in enumerate(block.rows) if row not in new]
+            kept.append(block if len(stays) == len(block.rows) else
+                        Block(tuple(block.rows[i] for i in stays), take(block.value, torch.tensor(stays)), block.step))  # fmt: skip
+        self.entries = {**self.entries, key: (*kept, Block(rows, _detach(value), step))}
+
+    def held(self, key: Any, rows: Rows) -> list[bool]:
+        """For each row, whether it was stored."""
+        stored = {row for block in self.entries.get(key, ()) for row in block.rows}
+        return [row in stored for row in rows]
+
+    def age(self, key: Any, rows: Rows, step: int) -> int | None:
+        """Steps since the oldest of these rows was stored, or None if one is missing."""
+        steps = {row: block.step for block in self.entries.get(key, ()) for row in block.rows}
+        return None if any(row not in steps for row in rows) else step - min(steps[row] for row in rows)
+
+    def of_samples(self, samples: Sequence[int]) -> Memory:
+        """The part that belongs to some samples."""
+        wanted, out = set(samples), {}
+        for key, blocks in self.entries.items():
+            cut = []
+            for block in blocks:
+                index = [i for i, (_, s) in enumerate(block.rows) if s in wanted]
+                if index:
+                    cut.append(Block(tuple(block.rows[i] for i in index), take(block.value, torch.tensor(index)), block.step))
+            out[key] = tuple(cut)
+        return Memory(out)
+
+    @staticmethod
+    def cat(memories: Sequence[Memory]) -> Memory:
+        """Memories of runs over different samples, joined."""
+        out: dict[Any, tuple[Block, ...]] = {}
+        for memory in memories:
+            for key, blocks in memory.entries.items():
+                out[key] = out.get(key, ()) + blocks
+        return Memory(out)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The memory of one plug-in, at one site, for the rows at hand: `scope[name] = value`, `scope.get(name)`."""
+
+    memory: Memory
+    owner: Any
+    rows: Rows
+    step: int
+
+    def _key(self, name: str) -> Any:
+        return (self.owner, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value stored for these rows, or `default` when any of them is missing."""
+        value = self.memory.find(self._key(name), self.rows)
+        return default if value is None else value
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.memory.store(self._key(name), self.rows, value, self.step)
+
+    def __contains__(self, name: str) -> bool:
+        return all(self.held(name))
+
+    def held(self, name: str) -> list[bool]:
+        """For each row, whether `name` was stored for it."""
+        return self.memory.held(self._key(name), self.rows)
+
+    def age(self, name: str) -> int | None:
+        """Steps since `name` was stored for these rows; None if it was not."""
+        return self.memory.age(self._key(name), self.rows, self.step)
+
+    @property
+    def shared(self) -> Scope:
+        """The same memory across paths: rows are samples alone."""
+        return Scope(self.memory, self.owner, rows_of("", [s for _, s in self.rows]), self.step)
+
+    def sub(self, name: Any) -> Scope:
+        """The memory of a part of this plug-in."""
+        return Scope(self.memory, (self.owner, name), self.rows, self.step)

@@ -1,0 +1,72 @@
+"""A plug-in is a value: a frozen dataclass of hyper-parameters. It is bound once a run and has its own verb during it."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any, ClassVar, Self
+
+from .errors import Refused
+
+
+class Needs(Flag):
+    """What a plug-in asks of the rest of a run; the compatibility matrices are computed from it."""
+
+    NOTHING = 0
+    GAUSSIAN = auto()  #       a Gaussian process (predictions with eps)
+    CATEGORICAL = auto()  #    a categorical process (predictions with logits)
+    ONE_EVALUATION = auto()  # a sampler that asks for one prediction a step
+    GRADIENT = auto()  #       gradients through the network
+    OUTERMOST = auto()  #      to be the outermost guidance
+    COUPLES = auto()  #        the whole batch at once: samples influence each other
+    UNCONDITIONAL = auto()  #  an alternative condition named "null"
+
+
+Prompt = Any
+"""A string, or a sequence of strings, images and embeddings with weights; what a conditioner encodes."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a plug-in runs: enough to build its tables and to refuse what it was not made for.
+
+    Args:
+        model: fingerprint of the network's configuration and weights.
+        process, times, sampler, guidance: of the run; times of the full grid.
+        shape: of one sample, (C, H, W).
+    """
+
+    model: str = ""
+    process: Any = None
+    times: tuple[float, ...] = ()
+    sampler: Any = None
+    guidance: Any = None
+    shape: tuple[int, ...] = ()
+
+    def require(self, made_for: Setting, on: Sequence[str], what: str, remedy: str) -> None:
+        """Refuse a fitted thing elsewhere than where it was made, in the fields named by `on`."""
+        for name in on:
+            here, there = getattr(self, name), getattr(made_for, name)
+            if here != there:
+                raise Refused(f"{what} was made for {name} {_short(there)}, this run has {_short(here)}; {remedy}")
+
+
+def _short(v: Any) -> str:
+    text = repr(v)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Plugin(ABC):
+    """Base of samplers, guidances, hooks, patches and surgeries."""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    def prompts(self) -> Mapping[str, Prompt]:
+        """Texts that the model is to encode for this plug-in: name -> prompt, found later as `cond.alt[name]`."""
+        return {}
+
+    def bind(self, setting: Setting) -> Self:
+        """Once a run: tables for this grid, checks; raises `Refused` with reason and remedy. Default: itself."""
+        return self

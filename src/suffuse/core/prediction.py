@@ -1,0 +1,164 @@
+"""What a network says about a noisy state, in one form whatever it was trained to output.
+
+A kind of prediction is a row (k_x, k_e, k_y): the network's value is  k_x x0 + k_e eps + k_y y.  Together with
+x_t = a x0 + b + s eps  that is two equations, solved once; the same row is the training target.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .value import Coef, Value, combine, put
+
+if TYPE_CHECKING:
+    from .process import Gaussian
+
+ZERO, ONE = Coef(0.0), Coef(1.0)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of prediction: `row(process, t) -> (k_x, k_e, k_y)`, Coefs. Equal by name."""
+
+    name: str
+    row: Callable[[Gaussian, Coef], tuple[Coef, Coef, Coef]] = field(compare=False, repr=False)
+
+
+EPS = Kind("eps", lambda p, t: (ZERO, ONE, ZERO))
+X0 = Kind("x0", lambda p, t: (ONE, ZERO, ZERO))
+V = Kind("v", lambda p, t: (-p.sigma(t), p.alpha(t), ZERO))
+FLOW = Kind("flow", lambda p, t: (*p.slope(t), ZERO))
+SCORE = Kind("score", lambda p, t: (ZERO, -1.0 / p.sigma(t), ZERO))
+RESIDUAL = Kind("residual", lambda p, t: (-ONE, ZERO, ONE))
+KINDS = {k.name: k for k in (EPS, X0, V, FLOW, SCORE, RESIDUAL)}
+
+
+class Prediction(ABC):
+    """A guess of the clean state behind each row; `x0` is that guess, in the state's own form."""
+
+    x0: Any
+
+    @abstractmethod
+    def mix(self, weights: Sequence[Any], others: Sequence[Any]) -> Any:
+        """sum_i weights[i] * others[i] in the natural coordinates (value, logits); self gives the frame."""
+
+    @abstractmethod
+    def __getitem__(self, rows: Any) -> Any:
+        """The same prediction for some rows."""
+
+    @abstractmethod
+    def put(self, rows: Any, other: Any) -> Any:
+        """A copy in which `rows` are those of `other`."""
+
+
+@dataclass(frozen=True)
+class Affine(Prediction):
+    """Prediction of a Gaussian process at x_t = a x0 + b + s eps.
+
+    Attributes:
+        x: the state (B, ...).
+        a, s: Coefs.
+        value: what the network returned.
+        row: (k_x, k_e, k_y), see the module.
+        b: offset of the process at t, or None for 0.
+        y: the second end point that `k_y` multiplies, or None.
+    """
+
+    x: Value
+    a: Coef
+    s: Coef
+    value: Value
+    row: tuple[Coef, Coef, Coef]
+    b: Value | None = None
+    y: Value | None = None
+
+    @cached_property
+    def _solution(self) -> tuple[Value, Value, Coef]:
+        kx, ke, ky = self.row
+        z = self.x if self.b is None else self.x - self.b
+        value = self.value if self.y is None else self.value - ky * self.y
+        return z, value, self.a * ke - self.s * kx
+
+    @cached_property
+    def x0(self) -> Value:  # type: ignore[override]
+        """Predicted clean state, (k_e z - s value) / det with z = x - b."""
+        if self.row[0].d == 1.0 and self.row[1].d == 0.0:
+            return self._solution[1]
+        z, value, det = self._solution
+        return combine((self.row[1] / det, z), (-self.s / det, value))
+
+    @cached_property
+    def eps(self) -> Value:
+        """Predicted noise, (a value - k_x z) / det."""
+        if self.row[1].d == 1.0 and self.row[0].d == 0.0:
+            return self._solution[1]
+        z, value, det = self._solution
+        return combine((self.a / det, value), (-self.row[0] / det, z))
+
+    @property
+    def score(self) -> Value:
+        """Gradient of log q(x_t), -eps / s."""
+        return -1.0 / self.s * self.eps
+
+    def with_(self, *, eps: Value | None = None, x0: Value | None = None) -> Affine:
+        """The prediction at the same state that has this noise, or this clean state."""
+        if (eps is None) == (x0 is None):
+            raise ValueError("give exactly one of eps and x0")
+        value, row = (eps, (ZERO, ONE, ZERO)) if x0 is None else (x0, (ONE, ZERO, ZERO))
+        return replace(self, value=value, row=row, y=None)
+
+    def shift(self, eps: Value) -> Affine:
+        """The prediction with `eps` added to its noise."""
+        return self.with_(eps=self.eps + eps)
+
+    def rebase(self, x: Value) -> Affine:
+        """The same noise seen from another state `x` at the same time."""
+        return replace(self.with_(eps=self.eps), x=x)
+
+    def mix(self, weights: Sequence[Any], others: Sequence[Affine]) -> Affine:
+        return replace(self, value=combine(*((w, p.value) for w, p in zip(weights, others, strict=True))))
+
+    def __getitem__(self, rows: Any) -> Affine:
+        def some(v: Any) -> Any:
+            return None if v is None else v[rows]
+
+        return Affine(self.x[rows], self.a[rows], self.s[rows], self.value[rows], tuple(k[rows] for k in self.row),
+                      some(self.b), some(self.y))  # fmt: skip
+
+    def put(self, rows: Any, other: Affine) -> Affine:
+        return replace(self, value=put(self.value, rows, other.value))
+
+
+@dataclass(frozen=True)
+class Logits(Prediction):
+    """Prediction of a categorical process: `logits` (B, ..., K) of the clean category, -inf at states that cannot be clean."""
+
+    x: Tensor
+    logits: Tensor
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """(B, ..., K) float64 probabilities."""
+        return self.logits.double().softmax(-1)
+
+    @property
+    def x0(self) -> Tensor:  # type: ignore[override]
+        """The most probable clean category of each entry."""
+        return self.logits.argmax(-1)
+
+    def mix(self, weights: Sequence[Any], others: Sequence[Logits]) -> Logits:
+        mixed = combine(*((w, torch.nan_to_num(p.logits, neginf=0.0)) for w, p in zip(weights, others, strict=True)))
+        return replace(self, logits=mixed.masked_fill(torch.isneginf(self.logits), -torch.inf))
+
+    def __getitem__(self, rows: Any) -> Logits:
+        return Logits(self.x[rows], self.logits[rows])
+
+    def put(self, rows: Any, other: Logits) -> Logits:
+        return replace(self, logits=put(self.logits, rows, other.logits))
