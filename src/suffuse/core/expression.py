@@ -149,7 +149,7 @@ def _construct(name: str, arguments: list[Any], keywords: list[tuple[str, Any]])
     try:
         known = resolve(name)
     except BadInput:
-        raise BadInput(f"method {name!r} is unknown; {nearest(name, {*names(), *OPERATIONS})}") from None
+        raise BadInput(f"method {name!r} is unknown; {nearest(name, {*names(), *OPERATIONS} - {name})}") from None
     if not isinstance(known.target, type) or not dataclasses.is_dataclass(known.target):
         raise BadInput(f"expression: {name} is a {known.kind}, not a value; use it from Python")
     fields = [a.name for a in known.arguments]

@@ -181,7 +181,7 @@ def resolve(name: str) -> Method:
             if name in _exports(package):
                 getattr(package, name)
     if name not in _methods:
-        raise BadInput(f"method {name!r} is unknown; {nearest(name, names())}")
+        raise BadInput(f"method {name!r} is unknown; {nearest(name, names() - {name})}")
     return _methods[name]
 
 

@@ -1,0 +1,98 @@
+"""Estimates with intervals: paired bootstrap for means, differences and ratios, Wilson's interval for proportions.
+
+Two arms of a comparison are measured on the same samples and resampled together, so that what the samples share
+cancels. Every interval covers 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from suffuse.core.errors import BadInput
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number.
+
+    Args:
+        mean: the estimate.
+        interval: its 95 % interval, (low, high).
+        n: number of samples that it rests on.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    n: int
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.mean:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def bootstrap(statistic: Callable[..., Any], *paired: ArrayLike, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """A statistic with its percentile bootstrap interval; sample i of every array is drawn together.
+
+    Args:
+        statistic: function of as many arrays as are given, which returns a number.
+        paired: arrays whose first axis is the sample.
+        resamples: number of bootstrap draws.
+        seed: of the draws, so that the interval is reproducible.
+
+    Raises:
+        BadInput: fewer than two samples, or arrays of different length.
+    """
+    arrays = [np.asarray(p) for p in paired]
+    counts = [len(a) if a.ndim else 0 for a in arrays]
+    if min(counts) < 2 or len(set(counts)) > 1:
+        raise BadInput(f"paired: arrays of {counts} samples; give two or more samples, as many in each array")
+    rows = np.random.default_rng(seed).integers(counts[0], size=(resamples, counts[0]))
+    draws = [float(statistic(*(a[r] for a in arrays))) for r in rows]
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(statistic(*arrays)), (float(low), float(high)), counts[0])
+
+
+def mean(values: ArrayLike) -> Estimate:
+    """The mean of `values` (n,)."""
+    return bootstrap(np.mean, _numbers(values))
+
+
+def difference(values: ArrayLike, baseline: ArrayLike) -> Estimate:
+    """The mean of `values - baseline`, paired by sample."""
+    return bootstrap(lambda a, b: np.mean(a - b), _numbers(values), _numbers(baseline))
+
+
+def ratio(values: ArrayLike, baseline: ArrayLike) -> Estimate:
+    """The ratio of means, mean(values) / mean(baseline), resampled by pairs."""
+    return bootstrap(lambda a, b: np.mean(a) / np.mean(b), _numbers(values), _numbers(baseline))
+
+
+def median_ratio(values: ArrayLike, baseline: ArrayLike) -> Estimate:
+    """The median of `values / baseline` over pairs: for timings, where a few pairs are disturbed."""
+    return bootstrap(np.median, _numbers(values) / _numbers(baseline))
+
+
+def proportion(hits: Sequence[bool] | ArrayLike) -> Estimate:
+    """The share of true entries with Wilson's score interval, which is right near 0 and 1 as well."""
+    from scipy.stats import binomtest
+
+    flags = np.asarray(hits)
+    if flags.ndim != 1 or not len(flags) or not np.isin(flags, (0, 1)).all():
+        raise BadInput(f"hits: shape {flags.shape}; give one or more true or false entries in one row")
+    test = binomtest(int(flags.sum()), len(flags))
+    interval = test.proportion_ci(LEVEL, method="wilson")
+    return Estimate(float(test.statistic), (float(interval.low), float(interval.high)), len(flags))
+
+
+def _numbers(values: ArrayLike) -> np.ndarray:
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or not np.isfinite(numbers).all():
+        raise BadInput(f"values: shape {numbers.shape} or entries that are not finite; give one row of finite numbers")
+    return numbers
