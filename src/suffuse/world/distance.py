@@ -25,7 +25,7 @@ def square(x: Tensor, y: Tensor) -> Tensor:
 
 def triangle(x: Tensor, y: Tensor) -> Tensor:
     half, root = 0.92, math.sqrt(3)
-    y = -y - half * 0.5 / root
+    y = -y + half * 0.5 / root
     x, y = x.abs() - half, y + half / root
     over = x + root * y > 0
     x, y = torch.where(over, (x - root * y) / 2, x), torch.where(over, (-root * x - y) / 2, y)

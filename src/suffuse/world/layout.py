@@ -10,16 +10,23 @@ MARGIN = 1 / 64
 
 TRIES = 64
 
+Real = np.ndarray | float
 
-def holds(relation: str, dx: np.ndarray | float, dy: np.ndarray | float) -> np.ndarray | np.bool_:
-    """Whether the first object stands in `relation` to the second, which lies at (dx, dy) from it.
+
+def slack(relation: str, dx: Real, dy: Real) -> Real:
+    """By how much the first object stands in `relation` to the second, which lies at (dx, dy) from it; negative if not.
 
     The distance along the relation's axis must reach 0.08 of the picture and half of the distance across it.
     """
     along, across = (dx, dy) if relation in ("left of", "right of") else (dy, dx)
     if relation in ("right of", "below"):
-        along = -np.asarray(along)
-    return np.asarray(along) >= np.maximum(0.08, 0.5 * np.abs(across))
+        along = -along
+    return along - np.maximum(0.08, 0.5 * np.abs(across))
+
+
+def holds(relation: str, dx: Real, dy: Real) -> np.ndarray | np.bool_:
+    """Whether the first object stands in `relation` to the second, which lies at (dx, dy) from it."""
+    return np.asarray(slack(relation, dx, dy)) >= 0
 
 
 def place(

@@ -127,7 +127,7 @@ def _crops(scenes: Scenes, resolution: int) -> _Crops:
     shape, radius = scenes.shape[row, slot], scenes.radius[row, slot] * resolution
     shift = [max(1, round(part * resolution)) for part in SHADOW]
     lead = max(shift)
-    reach = float(radius.max()) * 1.1 + 3 * lead
+    reach = float(scenes.radius.max()) * resolution * 1.1 + 3 * lead
     side = min(resolution, 2 * math.ceil(reach) + 1)
     centre = torch.stack([scenes.x[row, slot], scenes.y[row, slot]]) * resolution
     corner = (centre - side / 2).round().clamp(0, resolution - side)

@@ -139,8 +139,8 @@ def complete(wanted: Wanted, seed: int | tuple[int, ...], config: WorldConfig) -
     low, high = np.array(RADII).T
     radius = low[size] + (high - low)[size] * random.random((n, slots))
     background = _filled(wanted.background, _weighted(random, n, (1,) * len(BACKGROUNDS)))
-    gradient = (random.random(n) < config.graded) * (0.04 + 0.05 * random.random(n))
-    angle = random.random(n) * (2 * np.pi)
+    gradient = (random.random((n,)) < config.graded) * (0.04 + 0.05 * random.random((n,)))
+    angle = random.random((n,)) * (2 * np.pi)
     order = np.argsort(np.argsort(random.random((n, slots)), 1), 1)
     relation = _filled(wanted.relation, _weighted(random, n, (1, 1, 1, 1)))
     x, y = place(random, radius, count, relation, config.spacing)
