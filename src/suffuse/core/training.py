@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .cond import Cond
-from .errors import BadInput, nearest
+from .errors import nearest
 from .noise import Noise
 
 
@@ -27,20 +27,13 @@ class Roles(Mapping[str, nn.Module]):
         self._modules = dict(modules)
 
     def __getitem__(self, name: str) -> nn.Module:
-        if name not in self._modules:
-            raise BadInput(f"roles: there is no role {name!r}; {nearest(name, self._modules)}")
         return self._modules[name]
 
     def __getattr__(self, name: str) -> nn.Module:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return self[name]
-        except BadInput as error:
-            raise AttributeError(str(error)) from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._modules
+        if name.startswith("_") or name not in self._modules:
+            known = "" if name.startswith("_") else f"; {nearest(name, self._modules)}"
+            raise AttributeError(f"there is no role {name!r}{known}")
+        return self._modules[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)

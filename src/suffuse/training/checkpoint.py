@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..core.errors import Damaged
-from ..core.files import sha256
+from ..core.files import read_json, sha256, write_json
 
 STATE = "state.json"
 
@@ -52,23 +52,31 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     final = folder / f"step-{checkpoint.step:06d}"
     draft = folder / f".{final.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    digests = {}
-    for group, tensors in checkpoint.tensors.items():
-        if tensors:
-            file = draft / f"{group}.safetensors"
-            save_file({name: _plain(tensor) for name, tensor in tensors.items()}, file)
-            digests[file.name] = _flush(file)
-    state = {"step": checkpoint.step, "numbers": checkpoint.numbers, "files": digests}
-    (draft / STATE).write_text(json.dumps({"state": state, "sha256": _digest(state)}, indent=1), encoding="utf-8")
-    _flush(draft / STATE)
-    _flush(draft)
+    try:
+        _fill(draft, checkpoint)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     _remove(final)
     draft.rename(final)
     _flush(folder)
     for old in paths(folder)[:-keep]:
         _remove(old)
     return final
+
+
+def _fill(draft: Path, checkpoint: Checkpoint) -> None:
+    draft.mkdir()
+    digests = {}
+    for group, tensors in checkpoint.tensors.items():
+        if tensors:
+            file = draft / f"{group}.safetensors"
+            save_file({name: _plain(tensor) for name, tensor in tensors.items()}, file)
+            _flush(file)
+            digests[file.name] = sha256(file)
+    state = {"step": checkpoint.step, "numbers": checkpoint.numbers, "files": digests}
+    write_json(draft / STATE, {"state": state, "sha256": _digest(state)})
+    _flush(draft)
 
 
 def read(folder: Path) -> Checkpoint | None:
@@ -86,7 +94,7 @@ def read(folder: Path) -> Checkpoint | None:
         whole = next((p for p in reversed(older) if not verify(p)), None)
         remedy = f"{whole} is whole: delete {newest.name} to go on from it" if whole else "none is whole: start anew"
         raise Damaged(f"checkpoint {newest} is damaged, {fault}; {remedy}")
-    state = json.loads((newest / STATE).read_text(encoding="utf-8"))["state"]
+    state = read_json(newest / STATE)["state"]
     tensors = {file.removesuffix(".safetensors"): load_file(newest / file) for file in state["files"]}
     return Checkpoint(state["step"], tensors, state["numbers"])
 
@@ -94,13 +102,13 @@ def read(folder: Path) -> Checkpoint | None:
 def verify(path: Path) -> str:
     """What is wrong with a checkpoint, the empty string where nothing is."""
     try:
-        stored = json.loads((path / STATE).read_text(encoding="utf-8"))
+        stored = read_json(path / STATE)
         state, digest = stored["state"], stored["sha256"]
         files = dict(state["files"])
-    except FileNotFoundError:
-        return f"{STATE} is missing"
+    except Damaged:
+        return f"{STATE} is missing or is not JSON"
     except (ValueError, KeyError, TypeError):
-        return f"{STATE} cannot be read"
+        return f"{STATE} is not a training state"
     if digest != _digest(state):
         return f"the hash of {STATE} differs"
     for name, digest in files.items():
@@ -127,14 +135,13 @@ def _digest(state: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(path: Path) -> str:
-    """Force a file or folder to disk; of a file, its hash."""
+def _flush(path: Path) -> None:
+    """Force a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return sha256(path) if path.is_file() else ""
 
 
 def _remove(path: Path) -> None:

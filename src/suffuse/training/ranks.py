@@ -42,12 +42,18 @@ class Ranks:
             raise BadInput(f"shard=(k, {self.n}) cannot share a batch of {len(batch)}; use a multiple of {self.n}")
         return batch[self.k * size : (self.k + 1) * size]
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the tensors of process 0, and wait for it."""
-        if self.joined:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), 0)
-            dist.barrier()
+    def agree(self, step: int, tensors: Sequence[Tensor]) -> None:
+        """Give every process the tensors of process 0; all must stand at the same step."""
+        if not self.joined:
+            return
+        first = torch.tensor(step)
+        dist.broadcast(first, 0)
+        if self.any(first.item() != step):
+            raise BadInput(
+                f"folder: process {self.k} is at step {step}, process 0 at {first}; all must read one folder"
+            )
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; the same answer in all."""

@@ -69,7 +69,10 @@ def moments(optimiser: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> t
 
 
 def load_moments(
-    optimiser: torch.optim.Optimizer, params: Mapping[str, Tensor], tensors: Named, numbers: Mapping[str, Any]
+    optimiser: torch.optim.Optimizer,
+    params: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
 ) -> None:
     """The inverse of `moments`."""
     place = {name: i for i, name in enumerate(params)}

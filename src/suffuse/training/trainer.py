@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -150,7 +151,10 @@ class Trainer:
         """
         if steps < 1 or save_every < 1:
             raise BadInput(f"steps={steps}, save_every={save_every}; both must be at least 1")
-        return self._run(seekable(source), steps, Ranks(shard), None if folder is None else Path(folder), save_every)
+        path = None if folder is None else Path(folder)
+        if path and path.exists() and not path.is_dir():
+            raise BadInput(f"folder={str(path)!r} is a file; name a folder for the checkpoints")
+        return self._run(seekable(source), steps, Ranks(shard), path, save_every)
 
     def _run(
         self, source: Callable[..., Batch], steps: int, ranks: Ranks, folder: Path | None, save_every: int
@@ -160,25 +164,27 @@ class Trainer:
             self.restore(folder)
             if ranks.writes:
                 checkpoint.sweep(folder)
-        ranks.agree([tensor for group in self._groups().values() for tensor in group.values()])
+        ranks.agree(self.step, [tensor for group in self._groups().values() for tensor in group.values()])
         with self._training():
             frozen = self._frozen()
-            saved = self.step
-            while self.step < steps:
-                with interrupt:
-                    log = self._advance(source, steps, ranks)
-                    stop = ranks.any(interrupt.pending)
-                    if folder and (stop or self.step % save_every == 0 or self.step == steps):
-                        self._save(folder, ranks, frozen)
-                        saved = self.step
-                try:
+            unsaved = torn = False
+            try:
+                while self.step < steps:
+                    with interrupt:
+                        unsaved = torn = True
+                        log = self._advance(source, steps, ranks)
+                        torn = False
+                        stop = ranks.any(interrupt.pending)
+                        if folder and (stop or self.step % save_every == 0 or self.step == steps):
+                            self._save(folder, ranks, frozen)
+                            unsaved = False
                     yield log
-                except GeneratorExit:  # the caller left the loop, which may well have been Ctrl-C in its body
-                    if folder and saved != self.step:
-                        self._save(folder, ranks, frozen)
-                    raise
-                if stop:
-                    raise KeyboardInterrupt
+                    if stop:
+                        raise KeyboardInterrupt
+            except (GeneratorExit, KeyboardInterrupt):  # the caller left the loop, perhaps by Ctrl-C in its body
+                if folder and unsaved and not torn and not sys.is_finalizing():
+                    self._save(folder, ranks, frozen)
+                raise
 
     def _advance(self, source: Callable[..., Batch], steps: int, ranks: Ranks) -> Log:
         start = time.perf_counter()
@@ -212,6 +218,10 @@ class Trainer:
         if loss.per_sample.ndim != 1:
             shape = tuple(loss.per_sample.shape)
             raise BadInput(f"phase {name!r}: Loss.per_sample has shape {shape}; it must be (B,), one loss a sample")
+        if not loss.per_sample.requires_grad:
+            raise BadInput(
+                f"phase {name!r}: its loss does not depend on {phase.trains!r}, which it trains; see `trains`"
+            )
         phase.reduce.backward(loss, running.tensors, running.reduce)
         means = {name: loss.total, **{f"{name}.{term}": value.mean() for term, value in loss.terms.items()}}
         values = ranks.average(running.tensors, torch.stack([v.detach().float() for v in means.values()]))
@@ -256,7 +266,8 @@ class Trainer:
         finally:
             self._active = None
             for running in self._phases:
-                running.optimiser.zero_grad(set_to_none=True)
+                for param in running.tensors:
+                    param.grad = None
             for param, flag in flags:
                 param.requires_grad_(flag)
             for module, mode in modes:
@@ -279,17 +290,21 @@ class Trainer:
             return False
         if stored.numbers["seed"] != self.seed:
             raise BadInput(f"seed={self.seed}, but {folder} was begun with seed={stored.numbers['seed']}; use that")
-        self._compare(stored.numbers["frozen"], f"is not the one that {folder} was trained beside")
-        for group, live in self._groups().items():
-            load_into(live, stored.tensors.get(group, {}), group)
-        for running in self._phases:
-            tensors = dict(stored.tensors.get(f"optimiser.{running.name}", {}))
-            load_moments(running.optimiser, running.params, tensors, stored.numbers["optimisers"].get(running.name, {}))
+        self._compare(stored.numbers["frozen"], f"is not the one of the run in {folder}; load the weights it had then")
+        tensors, numbers = dict(stored.tensors), stored.numbers["optimisers"]
+        found = [(running, tensors.pop(f"optimiser.{running.name}", {})) for running in self._phases]
+        live = self._groups()
+        for group in [*live, *(tensors.keys() - live.keys())]:
+            load_into(live.get(group, {}), tensors.get(group, {}), group)
+        for running, state in found:
+            load_moments(running.optimiser, running.params, state, numbers.get(running.name, {}))
         self.step, self.seconds = stored.step, stored.numbers["seconds"]
         return True
 
     def _save(self, folder: Path, ranks: Ranks, frozen: Mapping[str, int]) -> None:
-        self._compare(frozen, "changed during training although no phase trains it")
+        self._compare(
+            frozen, "changed although no phase trains it; train it in a phase, or keep its weights as they are"
+        )
         if ranks.writes:
             self.save(folder)
 
@@ -317,7 +332,7 @@ class Trainer:
     def _compare(self, frozen: Mapping[str, int], fault: str) -> None:
         for name, value in self._frozen().items():
             if frozen.get(name) != value:
-                raise Refused(f"role {name!r} {fault}; train it in a phase of its own, or keep its weights as they are")
+                raise Refused(f"role {name!r} {fault}")
 
 
 def _trainable(name: str, roles: Mapping[str, nn.Module]) -> dict[str, Tensor]:
