@@ -16,6 +16,7 @@ from torch import Tensor
 from suffuse.core.errors import BadInput, nearest
 from suffuse.world.distance import DISTANCES, EXTENTS
 from suffuse.world.scene import Scenes
+from suffuse.world.texture import pattern
 
 PALETTE = (
     (0.90, 0.20, 0.20),
@@ -35,11 +36,11 @@ CHUNK = 64
 BEVEL = 0.34
 """Width of the bevel in radii."""
 
-RIM = 0.1
-"""Width of the unpatterned rim of striped and dotted objects in radii."""
-
 RELIEF = 0.1
 """Height of an object's surface above its plane, in units of depth."""
+
+TINT = 0.74
+"""How much of white the light tint of a texture holds."""
 
 LIGHT = (-0.45, -0.80)
 SHADOW = (1 / 64, 2 / 64)
@@ -135,11 +136,7 @@ def _crops(scenes: Scenes, resolution: int) -> _Crops:
     x, y = ((corner - centre)[..., None] + steps) / radius[:, None]
     x, y = torch.broadcast_tensors(x[:, None, :], y[:, :, None])
     x, y = x.contiguous(), y.contiguous()
-    distance = torch.empty_like(x)
-    ends = torch.bincount(shape, minlength=len(DISTANCES)).cumsum(0).tolist()
-    for function, start, end in zip(DISTANCES, [0, *ends], ends, strict=False):
-        if end > start:
-            distance[start:end] = function(x[start:end], y[start:end])
+    distance = _signed_distance(shape, x, y)
     inner = slice(lead, lead + side)
     scale = radius[:, None, None]
     shade = distance[:, lead - shift[1] : lead - shift[1] + side, lead - shift[0] : lead - shift[0] + side]
@@ -156,10 +153,8 @@ def _crops(scenes: Scenes, resolution: int) -> _Crops:
     gain = 1 + 0.17 * lit - 0.07 * y
     gloss = 0.16 * (1 - 1.6 * ((x + 0.35).square() + (y + 0.42).square())).clamp_(min=0).square()
     colour = torch.tensor(PALETTE, device=radius.device)[scenes.colour[row, slot]][:, :, None, None]
-    pattern = _pattern(x, y, scale, scenes.texture[row, slot])
-    # A rim of the full colour keeps the outline whole where a pattern meets a light background.
-    pattern *= ((-RIM - distance) * scale + 0.5).clamp_(0, 1)
-    paint = colour + (0.74 * pattern)[:, None] * (1 - colour)
+    tint = pattern(x, y, distance, scale, scenes.texture[row, slot], shape)
+    paint = colour + (TINT * tint)[:, None] * (1 - colour)
     light = ((paint * gain[:, None] + gloss[:, None]).clamp_(0, 1)).mul_(alpha[:, None])
     columns, lines = corner.long()[..., None] + torch.arange(side, device=radius.device)
     pixels = (lines[:, :, None] * resolution + columns[:, None, :]).flatten(1)
@@ -167,26 +162,14 @@ def _crops(scenes: Scenes, resolution: int) -> _Crops:
     return _Crops(row, slot, order, pixels, alpha, keep, light, distance, slope, normal, radius)
 
 
-def _pattern(x: Tensor, y: Tensor, scale: Tensor, texture: Tensor) -> Tensor:
-    """How much of the light tint shows (N, P, P): 0 for plain objects, stripes or dots for the others."""
-    pattern = torch.zeros_like(x)
-    for kind, function in ((1, _stripes), (2, _dots)):
-        picked = (texture == kind).nonzero()[:, 0]
-        if len(picked):
-            pattern[picked] = (function(x[picked], y[picked]) * scale[picked] + 0.5).clamp_(0, 1)
-    return pattern
-
-
-def _stripes(x: Tensor, y: Tensor) -> Tensor:
-    period = 0.62
-    phase = (x + y) * (math.sqrt(0.5) / period)
-    return ((phase - phase.floor() - 0.5).abs() - 0.27) * period
-
-
-def _dots(x: Tensor, y: Tensor) -> Tensor:
-    period = 0.62
-    u, v = (x + y) * (math.sqrt(0.5) / period), (x - y) * (math.sqrt(0.5) / period)
-    return 0.19 - torch.hypot(u - u.round(), v - v.round()) * period
+def _signed_distance(shape: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Distances (N, P, P) of crops that are sorted by `shape` (N,)."""
+    distance = torch.empty_like(x)
+    ends = torch.bincount(shape, minlength=len(DISTANCES)).cumsum(0).tolist()
+    for function, start, end in zip(DISTANCES, [0, *ends], ends, strict=False):
+        if end > start:
+            distance[start:end] = function(x[start:end], y[start:end])
+    return distance
 
 
 def _layers(crops: _Crops, scenes: Scenes) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
