@@ -147,15 +147,17 @@ def method(*, paper: str | None = None, tags: Sequence[str] = ()) -> Callable[[T
     return register
 
 
-def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Names of a package that are imported on first use.
+_exports: dict[str, Mapping[str, str]] = {}
 
-    The package says `__getattr__, __dir__, __all__ = lazy(__name__, {"DEIS": "deis"})`.
+
+def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Names of a package that are imported on first use: `__getattr__, __dir__ = lazy(__name__, {"DEIS": "deis"})`.
 
     Args:
         package: the package's `__name__`.
         exports: name -> module below the package that defines it.
     """
+    _exports[package] = dict(exports)
 
     def get(name: str) -> Any:
         if name not in exports:
@@ -164,10 +166,10 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any]
         setattr(sys.modules[package], name, value)
         return value
 
-    def names() -> list[str]:
+    def listed() -> list[str]:
         return sorted({*vars(sys.modules[package]), *exports})
 
-    return get, names, sorted(exports)
+    return get, listed
 
 
 def resolve(name: str) -> Method:
@@ -178,7 +180,7 @@ def resolve(name: str) -> Method:
     """
     if name not in _methods:
         for package in _packages():
-            if name in _exports(package):
+            if name in _exports.get(package.__name__, ()):
                 getattr(package, name)
     if name not in _methods:
         raise BadInput(f"method {name!r} is unknown; {nearest(name, names() - {name})}")
@@ -187,7 +189,7 @@ def resolve(name: str) -> Method:
 
 def names() -> set[str]:
     """Names that `resolve` may know, without importing any method's module."""
-    return {*_methods, *(name for package in _packages() for name in _exports(package))}
+    return {*_methods, *(name for package in _packages() for name in _exports.get(package.__name__, ()))}
 
 
 def method_of(target: object) -> Method | None:
@@ -240,10 +242,6 @@ def _packages() -> Iterable[Any]:
     for topic in TOPICS:
         if (ROOT / topic / "__init__.py").exists():
             yield importlib.import_module("suffuse." + topic.replace("/", "."))
-
-
-def _exports(package: Any) -> Sequence[str]:
-    return getattr(package, "__all__", ())
 
 
 def _frozen(target: type) -> bool:

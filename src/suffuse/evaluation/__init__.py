@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from suffuse.core.registry import lazy
 
-__getattr__, __dir__, __all__ = lazy(__name__, {"Estimate": "statistics"})
+__getattr__, __dir__ = lazy(__name__, {"Estimate": "statistics"})
