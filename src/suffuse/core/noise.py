@@ -72,13 +72,13 @@ class Keyed(Noise):
     def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
         shape = tuple(like.shape[1:])
         out = np.empty((len(samples), *shape), dtype=np.float64 if like.dtype == torch.float64 else np.float32)
-        for row, sample in zip(out, samples, strict=True):
+        for row, sample in enumerate(samples):
             digest = hashlib.blake2b(f"{self.seed}/{int(sample)}/{key}".encode(), digest_size=16).digest()
             generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
             if kind == "normal":
-                row[...] = generator.standard_normal(shape, dtype=out.dtype.type)
+                out[row] = generator.standard_normal(shape, dtype=out.dtype.type)
             else:
-                row[...] = generator.random(shape, dtype=out.dtype.type)
+                out[row] = generator.random(shape, dtype=out.dtype.type)
         return torch.from_numpy(out).to(like.device, like.dtype)
 
 

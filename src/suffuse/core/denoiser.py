@@ -1,0 +1,192 @@
+"""A network that predicts: the neutral form in which samplers, guidances and objectives see every checkpoint."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .cond import Cond
+from .errors import BadInput, Refused
+from .memory import Rows, rows_of
+from .patch import Adapter, Binding, Call, Frame, Patch, Sites, bind, stack, using
+from .prediction import Affine, Prediction
+from .process import Gaussian, Process
+from .value import Coef, Value, batch_size
+
+if TYPE_CHECKING:
+    from .family import Family
+    from .step import Guidance
+
+EMPTY = Cond()
+
+
+class Denoiser(nn.Module, ABC):
+    """Maps (x_t, t, cond) to a Prediction. Views of one denoiser share its weights."""
+
+    process: Process
+
+    @abstractmethod
+    def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
+        """Prediction for states x (B, ...) at times t (a number, (B,), or finer)."""
+
+    @property
+    def sites(self) -> Sites | None:
+        """Sites for patches, or None where there is no network to patch."""
+        return None
+
+    def prepare(self, cond: Cond) -> Cond:
+        """All that depends on the condition alone, computed once a run."""
+        return cond
+
+    def with_(self, *items: Patch | Adapter) -> Denoiser:
+        """A view with patches or adapters, the first outermost. O(1); weights are shared."""
+        view: Denoiser = self
+        for item in reversed(items):
+            view = View(view, item)
+        return view
+
+    def under(self, process: Gaussian) -> Denoiser:
+        """The same network in another Gaussian process: equal noise-to-signal ratio, state rescaled."""
+        return Under(self, process)
+
+    def guided(self, guidance: Guidance) -> Denoiser:
+        """The guided prediction as a denoiser, such as a teacher with CFG."""
+        return Guided(self, guidance)
+
+
+class Network(Denoiser):
+    """A neural network of a known family, trained on a process to output one kind of prediction.
+
+    Args:
+        net: the module.
+        family: how to call it; a file of `suffuse.backbones`.
+        process: the corruption it was trained on.
+        kind: what it outputs (`prediction.EPS`, `V`, `FLOW`, ...).
+    """
+
+    def __init__(self, net: nn.Module, family: Family, process: Process, kind: Any):
+        super().__init__()
+        self.net, self.family, self.process, self.kind = net, family, process, kind
+        self._sites: Sites | None = None
+
+    @property
+    def sites(self) -> Sites:
+        if self._sites is None:
+            self._sites = self.family.sites(self.net)
+        return self._sites
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        import copy
+
+        return Network(copy.deepcopy(self.net, memo), self.family, self.process, self.kind)
+
+    def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
+        t = Coef(t)
+        cond = cond.at(t)
+        context, bindings = stack.context, stack.bindings
+        if not bindings:
+            return self._evaluate(x, t, cond, context.rows if context else None)
+        rows = context.rows if context else rows_of("", range(batch_size(x)))
+        frame = Frame(bindings, t, cond, rows, context)
+        chain = frame.chain(None)
+        with using(frame=frame):
+            if not chain:
+                return self._evaluate(x, t, cond, rows)
+            call = Call(None, self._root, (x, t, cond), {}, frame, chain, rows)
+            return call._binding.patch.around(call)
+
+    def _root(self, x: Value, t: Coef, cond: Cond) -> Prediction:
+        """What patches of the whole network wrap; they may have taken rows of it."""
+        return self._evaluate(x, t, cond, stack.frame.rows if stack.frame else None)
+
+    def _evaluate(self, x: Value, t: Coef, cond: Cond, rows: Rows | None) -> Prediction:
+        if stack.context is not None and rows is not None:
+            stack.context.count(rows)
+        unknown = [k for k in cond if k not in self.family.reads and not any(k in b.patch.reads for b in stack.bindings)
+                   and k not in getattr(self.process, "reads", ())]  # fmt: skip
+        if unknown:
+            raise BadInput(f"cond[{unknown[0]!r}]: neither {self.family.name} nor an active patch reads it; "
+                           f"this network reads {', '.join(self.family.reads) or 'nothing'}")  # fmt: skip
+        process = self.process.given(cond)
+        value = self.family.call(self.net, x, process.timestep(t).tensor(batch_size(x)), cond)
+        return process.predict(x, t, value, self.kind)
+
+
+class View(Denoiser):
+    """A denoiser with one patch or adapter active while it runs."""
+
+    def __init__(self, base: Denoiser, item: Patch | Adapter):
+        super().__init__()
+        if base.sites is None:
+            raise Refused(f"{item}: {type(base).__name__} has no network to patch; use a loaded model")
+        self.base, self.adapter = base, item if isinstance(item, Adapter) else None
+        self.binding: Binding = bind(item, base)
+        self.process = base.process
+
+    @property
+    def sites(self) -> Sites | None:
+        return self.base.sites
+
+    def prepare(self, cond: Cond) -> Cond:
+        return self.base.prepare(cond)
+
+    def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
+        with using(bindings=(*stack.bindings, self.binding)):
+            return self.base(x, t, cond)
+
+
+class Under(Denoiser):
+    """`base` read in another Gaussian process; see `Denoiser.under`."""
+
+    def __init__(self, base: Denoiser, process: Gaussian):
+        super().__init__()
+        if not isinstance(base.process, Gaussian):
+            raise Refused(f"under({process}): {type(base.process).__name__} is not Gaussian; only Gaussian processes exchange")
+        self.base, self.process = base, process
+
+    @property
+    def sites(self) -> Sites | None:
+        return self.base.sites
+
+    def prepare(self, cond: Cond) -> Cond:
+        return self.base.prepare(cond)
+
+    def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Affine:
+        own, other, t = self.process, self.base.process, Coef(t)
+        assert isinstance(own, Gaussian) and isinstance(other, Gaussian)
+        there = other.time(own.rho(t))
+        p = self.base(other.alpha(there) / own.alpha(t) * x, there, cond)
+        return replace(p.with_(eps=p.eps), x=x, a=own.alpha(t), s=own.sigma(t))
+
+
+class Guided(Denoiser):
+    """`base` with a guidance as one denoiser."""
+
+    def __init__(self, base: Denoiser, guidance: Guidance):
+        super().__init__()
+        self.base, self.guidance, self.process = base, guidance, base.process
+
+    @property
+    def sites(self) -> Sites | None:
+        return self.base.sites
+
+    def prepare(self, cond: Cond) -> Cond:
+        return self.base.prepare(cond)
+
+    def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
+        from .step import Predict, outside
+
+        return Predict(self.base, outside(self.process, t, batch_size(x)), (self.guidance,), cond)(x, Coef(t), cond)
+
+
+def check_finite(x: Value, where: str) -> None:
+    """Raise `Diverged` if a state holds NaN or infinity."""
+    from .errors import Diverged
+    from .value import leaves
+
+    if not all(bool(torch.isfinite(v).all()) for v in leaves(x) if v.is_floating_point()):
+        raise Diverged(f"{where}: the network returned NaN or infinity; use float32 or bfloat16, a lower guidance scale, or another checkpoint")

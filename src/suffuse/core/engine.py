@@ -1,0 +1,267 @@
+"""Running a denoiser along a grid: `sample` for the result, `trace` for every state on the way.
+
+One picture's way: `trace` fixes the grid and binds the plug-ins; each step goes hooks -> sampler -> guidance ->
+denoiser (patches inside) and back; the engine draws the law that the step returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cond import Cond
+from .denoiser import EMPTY, Denoiser, check_finite
+from .errors import BadInput, Refused
+from .grid import Grid, Spacing
+from .law import Delta, Law
+from .memory import Memory, join, take
+from .noise import Keyed, Noise
+from .plugin import Needs, Setting
+from .process import Categorical, Gaussian, Process
+from .step import Guidance, Hook, RunContext, Sampler, Session, Step, StepFunction, _chain
+from .value import Value, batch_size
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A run between two steps: enough to go on, here or elsewhere. Tensors are replaced, never written."""
+
+    x: Value
+    i: int
+    samples: tuple[int, ...]
+    sampler: Any = None
+    memory: Memory = field(default_factory=Memory)
+
+    def __getitem__(self, rows: Any) -> State:
+        samples = tuple(int(s) for s in torch.tensor(self.samples)[rows])
+        sampler = None if self.sampler is None else take(self.sampler, rows)
+        return State(take(self.x, rows), self.i, samples, sampler, self.memory.of_samples(samples))
+
+    @staticmethod
+    def cat(states: Sequence[State]) -> State:
+        """States of different samples at the same step, as one batch."""
+        if len({s.i for s in states}) != 1:
+            raise BadInput(f"State.cat: states are at steps {sorted({s.i for s in states})}; join states of one step")
+        sampler = None if states[0].sampler is None else join([s.sampler for s in states])
+        return State(join([s.x for s in states]), states[0].i, tuple(k for s in states for k in s.samples), sampler,
+                     Memory.cat([s.memory for s in states]))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: at time t, with states drawn from a law.
+
+    `Start.noised(x0, t)` corrupts clean states, `Start.exactly(x, t)` takes states as they are.
+    """
+
+    t: float
+    law: Callable[[Process], Law]
+
+    @staticmethod
+    def noised(x0: Value, t: float) -> Start:
+        """Clean states x0, corrupted to time t."""
+        from .value import Coef
+
+        return Start(t, lambda process: process.marginal(x0, Coef(t)))
+
+    @staticmethod
+    def exactly(x: Value, t: float = 1.0) -> Start:
+        """These states at time t."""
+        return Start(t, lambda process: Delta(x))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What `trace` yields: the state before step `at`, or after the last one (`at` is None)."""
+
+    state: State
+    at: Step | None
+    nfe: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `sample` returns.
+
+    Attributes:
+        x: final states.
+        state: final State.
+        saved: what `save` returned for each step.
+        nfe: (B,) network evaluations spent on each sample.
+    """
+
+    x: Value
+    state: State
+    saved: list[Any]
+    nfe: Tensor
+
+
+def trace(
+    denoiser: Denoiser,
+    x: Value | Sequence[int] | State | Start,
+    *,
+    sampler: Sampler,
+    steps: int = 25,
+    grid: Grid | None = None,
+    spacing: Spacing | None = None,
+    cond: Cond = EMPTY,
+    guidance: Guidance | None = None,
+    patches: Sequence[Any] = (),
+    hooks: Sequence[Hook] = (),
+    noise: Noise | int = 0,
+    samples: Sequence[int] | None = None,
+    start: float | None = None,
+    stop: float | None = None,
+    setting: Setting | None = None,
+) -> Iterator[Run]:
+    """Yield the run's state before every step and after the last one.
+
+    Args:
+        denoiser: what predicts.
+        x: start states (B, ...); or a shape, drawn from the prior; or a `Start`; or a `State` to go on from.
+        sampler: how a state moves.
+        steps: number of steps of the full grid, >= 1.
+        grid: explicit times instead of `steps`.
+        spacing: how to place `steps`; default the sampler's, then trailing.
+        cond: conditions, one row for each sample; alternatives in `cond.alt`.
+        guidance, patches, hooks: plug-ins.
+        noise: a Noise, or the seed of `Keyed`.
+        samples: identity of each row for noise and memory; default 0, 1, 2, ...
+        start, stop: run only from time `start` down to time `stop`, 0 <= stop < start <= 1.
+        setting: of a loaded model, for plug-ins that were fitted to one.
+
+    Raises:
+        BadInput: unusable numbers or shapes. Refused: parts that do not go together. Diverged: NaN.
+    """
+    noise = Keyed(noise) if isinstance(noise, int) else noise
+    denoiser = denoiser.with_(*patches) if patches else denoiser
+    cond = denoiser.prepare(cond)
+    process = denoiser.process.given(cond)
+    if isinstance(x, Start):
+        start = x.t if start is None else start
+    grid = grid or _grid(process, sampler, spacing, steps, x)
+    _check(process, sampler, guidance, patches, noise)
+    bound = replace(setting or Setting(), process=denoiser.process, times=tuple(grid.times.flatten().tolist()), sampler=sampler, guidance=guidance)
+    sampler, hooks = sampler.bind(bound), [h.bind(bound) for h in hooks]
+    guidances = _chain(guidance.bind(bound)) if guidance is not None else ()
+
+    run = RunContext(noise)
+    plan = list(grid.steps(start, stop))
+    if not plan:
+        raise BadInput(f"start={start}, stop={stop}: no step of the grid lies between them; give 0 <= stop < start <= 1")
+    if isinstance(x, State):
+        run.memory = x.memory
+        state, plan = x, [step for step in plan if step[0] >= x.i]
+    else:
+        state = _start(x, process, noise, samples, plan[0][0])
+    samples = state.samples
+    if cond.rows not in (None, len(samples)):
+        raise BadInput(f"cond has {cond.rows} rows and the state {len(samples)}; give one row of condition for each sample")
+
+    def counted() -> Tensor:
+        return torch.tensor([run.evaluations.get(s, 0) for s in samples])
+
+    session = Session(state.sampler)
+    for k, (i, t, s) in enumerate(plan):
+        at = Step(i, grid.n, t, s, grid, process, samples, run, first=k == 0, last=k == len(plan) - 1)
+        if session.sampler_memory is None:
+            session.sampler_memory = sampler.init(_centred(process, state.x, t), at)
+        yield Run(replace(state, sampler=session.sampler_memory), at, counted())
+        advance: Any = StepFunction(session, denoiser, cond, guidances, sampler, session.sampler_memory)
+        for hook in reversed(hooks):
+            advance = Hooked(hook, advance)
+        out = advance(state.x, at)
+        check_finite(out, f"step {i + 1} of {grid.n}")
+        state = State(out, i + 1, samples, session.sampler_memory, Memory(run.memory.entries))
+    yield Run(state, None, counted())
+
+
+def sample(denoiser: Denoiser, x: Value | Sequence[int] | State | Start, *, save: Callable[[Run], Any] | None = None,
+           progress: Callable[[Step], None] | None = None, gradient: bool = False, **settings: Any) -> Result:  # fmt: skip
+    """Run to the end. Takes what `trace` takes, and:
+
+    Args:
+        save: called with each Run; its results are in `Result.saved`.
+        progress: called with each Step before it is made.
+        gradient: record the run for autograd.
+    """
+    saved, last = [], None
+    with torch.set_grad_enabled(gradient):
+        for last in trace(denoiser, x, **settings):
+            if save is not None:
+                saved.append(save(last))
+            if progress is not None and last.at is not None:
+                progress(last.at)
+    assert last is not None
+    return Result(last.state.x, last.state, saved, last.nfe)
+
+
+class Hooked:
+    """A hook around a step function; offers hooks further out the same interface."""
+
+    def __init__(self, hook: Hook, inner: Any):
+        self.hook, self.inner = hook, inner
+
+    def __call__(self, x: Value, at: Step) -> Value:
+        return self.hook(self.inner, x, at.scoped(("hook", type(self.hook).__name__)))
+
+    def using(self, **settings: Any) -> Hooked:
+        """The inner step with other settings, this hook still around it."""
+        return Hooked(self.hook, self.inner.using(**settings))
+
+    def predict(self, at: Step) -> Any:
+        """How the inner step asks the network."""
+        return self.inner.predict(at)
+
+
+def _grid(process: Process, sampler: Sampler, spacing: Spacing | None, steps: int, x: Any) -> Grid:
+    if process.grid is not None:
+        times = torch.tensor(process.grid, dtype=torch.float64)
+        if spacing is not None:
+            raise Refused(f"{type(process).__name__} runs on its own {len(times) - 1} times; leave out spacing={spacing}")
+        return Grid(times)
+    if not isinstance(steps, int) or steps < 1:
+        raise BadInput(f"steps={steps}: a run needs a whole number of steps, at least 1; 20 to 50 are usual")
+    rule = spacing or sampler.spacing
+    if rule is None:
+        return Grid(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+    shape = tuple(x.x.shape[1:]) if isinstance(x, State) and isinstance(x.x, Tensor) else tuple(x.shape[1:]) if isinstance(x, Tensor) else ()
+    if isinstance(x, (tuple, list, torch.Size)):
+        shape = tuple(x[1:])
+    return rule.grid(process, steps, shape)
+
+
+def _centred(process: Process, x: Value, t: Any) -> Value:
+    b = process.offset(t)
+    return x if b is None else x - b
+
+
+def _start(x: Any, process: Process, noise: Noise, samples: Sequence[int] | None, i: int) -> State:
+    if isinstance(x, Start):
+        law = x.law(process)
+    elif isinstance(x, (tuple, list, torch.Size)):
+        categorical = isinstance(process, Categorical)
+        law = process.prior(torch.zeros(*x, dtype=torch.long if categorical else torch.float32))
+    else:
+        law = Delta(x)
+    n = batch_size(law.mean)
+    ids = tuple(range(n)) if samples is None else tuple(int(s) for s in samples)
+    if len(ids) != n:
+        raise BadInput(f"samples={list(ids)}: {len(ids)} identities for {n} states; give one each")
+    drawn = law.sample(lambda like, tag="", kind="normal": getattr(noise, kind)(like, ids, f"start{tag and '/' + tag}"))
+    check_finite(drawn, "the start state")
+    return State(drawn, i, ids)
+
+
+def _check(process: Process, sampler: Sampler, guidance: Guidance | None, patches: Sequence[Any], noise: Noise) -> None:
+    parts = [sampler, *(_chain(guidance) if guidance else ()), *patches]
+    for part in parts:
+        needs: Needs = getattr(part, "needs", Needs.NOTHING)
+        if Needs.GAUSSIAN in needs and isinstance(process, Categorical):
+            raise Refused(f"{part}: needs a Gaussian process and {type(process).__name__} is categorical; use a categorical sampler such as Ancestral")
+        if Needs.CATEGORICAL in needs and isinstance(process, Gaussian):
+            raise Refused(f"{part}: needs a categorical process and {type(process).__name__} is Gaussian; use a Gaussian sampler such as DDIM")

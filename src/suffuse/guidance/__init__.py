@@ -1,0 +1,12 @@
+"""How several evaluations become one prediction."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "CFG": "cfg",
+    },
+)

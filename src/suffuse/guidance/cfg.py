@@ -1,0 +1,33 @@
+"""Classifier-free guidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.cond import Cond
+from ..core.registry import method
+from ..core.step import Guidance, Predict, Step
+from ..core.value import Coef, Value
+
+
+@method()
+@dataclass(frozen=True)
+class CFG(Guidance):
+    """e = e(x, null) + w (e(x, c) - e(x, null)).
+
+    Works on every kind of prediction: the mix is taken in the network's own output, and on discrete data in the logits.
+
+    Args:
+        w: guidance scale; 1 is the plain conditional prediction (one evaluation), 0 the unconditional one.
+
+    Reference: Ho and Salimans, Classifier-Free Diffusion Guidance, 2207.12598.
+    """
+
+    w: float = 7.5
+
+    def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
+        if self.w == 1.0:
+            return predict(x, t, cond, "cond")
+        pc, pu = predict.many([("cond", x, t, cond), ("null", x, t, cond.branch("null"))])
+        return pc.mix([self.w, 1.0 - self.w], [pc, pu])
