@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from abc import abstractmethod
@@ -10,7 +11,7 @@ import pytest
 from suffuse.core import registry
 from suffuse.core.errors import BadInput
 from suffuse.core.plugin import Plugin
-from suffuse.core.registry import REQUIRED, TOPICS, all_methods, cite, method, method_of, names, resolve
+from suffuse.core.registry import REQUIRED, TOPICS, all_methods, cite, lazy, method, method_of, names, resolve
 
 INFRASTRUCTURE = {"core", "backbones", "world", "zoo", "claims", "testing", "cli", "docs", "domains"}
 
@@ -156,6 +157,11 @@ def test_lazy_names_import_one_module_on_first_use(tmp_path, monkeypatch):
         toys.C  # noqa: B018
 
 
+def test_a_module_may_not_hide_what_it_exports():
+    with pytest.raises(TypeError, match="rename the module"):
+        lazy("toys_again", {"edit": "edit"})
+
+
 def test_every_package_is_a_topic_or_infrastructure():
     found = {
         str(path.parent.relative_to(registry.ROOT))
@@ -170,6 +176,8 @@ def test_every_method_of_suffuse_can_be_imported_from_its_topic():
         if known.module.startswith("suffuse."):
             assert known.topic in TOPICS
             assert known.name in names(), f"{known.name} is missing from the exports of {known.topic}/__init__.py"
+            package = importlib.import_module("suffuse." + known.topic.replace("/", "."))
+            assert getattr(package, known.name) is known.target
             assert resolve(known.name) is known
 
 

@@ -157,6 +157,9 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any]
         package: the package's `__name__`.
         exports: name -> module below the package that defines it.
     """
+    hidden = [name for name, module in exports.items() if name == module]
+    if hidden:
+        raise TypeError(f"{package}: {hidden[0]!r} names a module and what is in it; rename the module")
     _exports[package] = dict(exports)
 
     def get(name: str) -> Any:
@@ -178,10 +181,10 @@ def resolve(name: str) -> Method:
     Raises:
         BadInput: there is none; the message names the nearest.
     """
-    if name not in _methods:
-        for package in _packages():
-            if name in _exports.get(package.__name__, ()):
-                getattr(package, name)
+    for package in () if name in _methods else _packages():
+        if name in _exports.get(package.__name__, ()):
+            getattr(package, name)
+            break
     if name not in _methods:
         raise BadInput(f"method {name!r} is unknown; {nearest(name, names() - {name})}")
     return _methods[name]
