@@ -80,7 +80,12 @@ class Run:
 
     state: State
     at: Step | None
-    nfe: Tensor
+    evaluations: dict[int, int]
+
+    @property
+    def nfe(self) -> Tensor:
+        """(B,) network evaluations spent on each sample so far."""
+        return torch.tensor([self.evaluations.get(s, 0) for s in self.state.samples])
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,22 +167,19 @@ def trace(
     if cond.rows not in (None, len(samples)):
         raise BadInput(f"cond has {cond.rows} rows and the state {len(samples)}; give one row of condition for each sample")
 
-    def counted() -> Tensor:
-        return torch.tensor([run.evaluations.get(s, 0) for s in samples])
-
     session = Session(state.sampler)
     for k, (i, t, s) in enumerate(plan):
         at = Step(i, grid.n, t, s, grid, process, samples, run, first=k == 0, last=k == len(plan) - 1)
         if session.sampler_memory is None:
             session.sampler_memory = sampler.init(_centred(process, state.x, t), at)
-        yield Run(replace(state, sampler=session.sampler_memory), at, counted())
+        yield Run(replace(state, sampler=session.sampler_memory), at, run.evaluations)
         advance: Any = StepFunction(session, denoiser, cond, guidances, sampler, session.sampler_memory)
         for hook in reversed(hooks):
             advance = Hooked(hook, advance)
         out = advance(state.x, at)
         check_finite(out, f"step {i + 1} of {grid.n}")
         state = State(out, i + 1, samples, session.sampler_memory, Memory(run.memory.entries))
-    yield Run(state, None, counted())
+    yield Run(state, None, run.evaluations)
 
 
 def sample(denoiser: Denoiser, x: Value | Sequence[int] | State | Start, *, save: Callable[[Run], Any] | None = None,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from .cond import Cond
 from .denoiser import EMPTY, Denoiser
 from .errors import Refused
 from .grid import Grid, Spacing
-from .law import Delta, Law, Normal
+from .law import Law, Normal
 from .memory import Memory, Scope, join, rows_of, take
 from .noise import Keyed, Noise
 from .patch import Context, using
@@ -71,6 +70,13 @@ class Step:
     folds: str = ""
     mover: Callable[[Any, Step], Any] | None = None
 
+    def but(self, **changes: Any) -> Step:
+        """A copy with other fields; what dataclasses.replace does, at a fifth of its cost."""
+        new = object.__new__(Step)
+        new.__dict__.update(self.__dict__)
+        new.__dict__.update(changes)
+        return new
+
     @property
     def progress(self) -> float:
         """Share of the full grid that is done, i / n."""
@@ -88,19 +94,19 @@ class Step:
 
     def fold(self, k: int | str) -> Step:
         """The same step with fresh noise."""
-        return replace(self, folds=f"{self.folds}#{k}")
+        return self.but(folds=f"{self.folds}#{k}")
 
     def back(self) -> Step:
         """The exact counterpart on the grid: t and s exchanged."""
-        return replace(self, t=self.s, s=self.t)
+        return self.but(t=self.s, s=self.t)
 
     def __getitem__(self, rows: Any) -> Step:
         picked = tuple(int(s) for s in torch.tensor(self.samples)[rows])
-        return replace(self, t=self.t[rows], s=self.s[rows], samples=picked)
+        return self.but(t=self.t[rows], s=self.s[rows], samples=picked)
 
     def scoped(self, owner: Any, path: str | None = None) -> Step:
         """The step as seen by one plug-in."""
-        return replace(self, owner=owner, path=self.path if path is None else path)
+        return self.but(owner=owner, path=self.path if path is None else path)
 
     def move(self, p: Prediction, z: Tensor | float | None = None) -> Any:
         """What the sampler's own step would return for prediction `p`.
@@ -364,14 +370,14 @@ class StepFunction:
         b = whole.offset(at.t)
         if b is None:
             return self._step(x, at, lambda z, t: z)
-        z = self._step(x - b, replace(at, process=Centred(whole)), lambda z, t: z + whole.offset(t))
+        z = self._step(x - b, at.but(process=Centred(whole)), lambda z, t: z + whole.offset(t))
         return z + whole.offset(at.s)
 
     def _step(self, z: Value, at: Step, uncentre: Callable[[Value, Coef], Value]) -> Value:
         """The sampler's step on the centred state z."""
         memory = self.sampler.init(z, at) if self.memory is None else self.memory
         if not self.sampler.many:
-            at = replace(at, mover=Mover(self.sampler, z, at.samples, memory))
+            at = at.but(mover=Mover(self.sampler, z, at.samples, memory))
         out, self.session.sampler_memory = self.sampler.step(Ask(self.predict(at), uncentre), z, at, memory)
         return out.sample(at.noise) if isinstance(out, Law) else out
 

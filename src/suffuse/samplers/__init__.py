@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.registry import lazy
 
-__getattr__, __dir__, __all__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "DDIM": "ancestral",
