@@ -138,6 +138,13 @@ def test_captions_are_true_of_their_scenes():
             assert holds(caption.relation, dx, dy)
 
 
+def test_scenes_without_objects_are_not_described():
+    scenes = sample_scenes(4, 0)
+    scenes.present[2] = False
+    with pytest.raises(BadInput, match="without objects"):
+        describe(scenes, 0)
+
+
 def test_captions_are_varied_and_seeded():
     scenes = sample_scenes(400, 0)
     captions = describe(scenes, 0)

@@ -66,6 +66,8 @@ def describe(scenes: Scenes, seed: int | tuple[int, ...]) -> list[Caption]:
     Colour and shape are always said, the rest at random. Objects of one colour and shape are counted together.
     Two unlike objects are mostly related by the axis on which they lie further apart.
     """
+    if (scenes.count == 0).any():
+        raise BadInput("scenes has scenes without objects: give at least one object to each that is to be described")
     n, slots = scenes.shape.shape
     random = philox(*((seed,) if isinstance(seed, int) else seed), 1)
     chance = random.random((n, 2 * slots + 3))
