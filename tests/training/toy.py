@@ -23,7 +23,6 @@ from suffuse.core.cond import Cond
 from suffuse.training import (
     EMA,
     AdamW,
-    Batch,
     Copy,
     Cosine,
     Loss,

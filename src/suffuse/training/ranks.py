@@ -42,6 +42,11 @@ class Ranks:
             raise BadInput(f"shard=(k, {self.n}) cannot share a batch of {len(batch)}; use a multiple of {self.n}")
         return batch[self.k * size : (self.k + 1) * size]
 
+    def wait(self) -> None:
+        """Until every process is here, so that what process 0 wrote before is on disk."""
+        if self.joined:
+            dist.barrier()
+
     def agree(self, step: int, tensors: Sequence[Tensor]) -> None:
         """Give every process the tensors of process 0; all must stand at the same step."""
         if not self.joined:

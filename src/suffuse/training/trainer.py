@@ -161,6 +161,7 @@ class Trainer:
     ) -> Iterator[Log]:
         interrupt = Interrupt()
         if folder:
+            ranks.wait()
             self.restore(folder)
             if ranks.writes:
                 checkpoint.sweep(folder)
