@@ -266,9 +266,8 @@ class Trainer:
             yield
         finally:
             self._active = None
-            for running in self._phases:
-                for param in running.tensors:
-                    param.grad = None
+            for tensor in (tensor for running in self._phases for tensor in running.tensors):
+                tensor.grad = None
             for param, flag in flags:
                 param.requires_grad_(flag)
             for module, mode in modes:
