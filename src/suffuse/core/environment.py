@@ -35,16 +35,15 @@ def versions() -> Mapping[str, str]:
 
 def processor() -> Mapping[str, str | int]:
     """Name of the processor and the number of cores that this process may use."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:  # not Linux
-        pass
+    name = _processor_says("model name") or platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"cpu": name, "cores": cores}
+
+
+def fast_types() -> list[str]:
+    """Low-precision instructions that the processor says it has."""
+    said = _processor_says("flags").split()
+    return [flag for flag in ("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8") if flag in said]
 
 
 def commit() -> str | None:
@@ -57,3 +56,11 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip()
+
+
+def _processor_says(what: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")

@@ -1,0 +1,39 @@
+"""Which pages are generated, and whether those in docs/ are what the code would write now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from suffuse.core.environment import CHECKOUT, in_checkout
+from suffuse.core.errors import BadInput
+from suffuse.core.files import atomic_write
+
+from .methods import methods_page
+from .papers import papers_page
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "methods.md": methods_page,
+    "papers.md": papers_page,
+}
+"""File in docs/ -> what writes its text. A new page is a function in a module of its own, and a line here."""
+
+
+def build() -> list[Path]:
+    """Write every generated page."""
+    return [atomic_write(_folder() / name, text().encode()) for name, text in PAGES.items()]
+
+
+def stale() -> list[str]:
+    """Names of the pages that are missing or are not what `build` would write."""
+    return [name for name, text in PAGES.items() if _read(_folder() / name) != text()]
+
+
+def _folder() -> Path:
+    if not in_checkout():
+        raise BadInput("docs: pages are generated in the repository; run this in a clone of it")
+    return CHECKOUT / "docs"
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text("utf-8") if path.exists() else None
