@@ -20,6 +20,7 @@ from .grid import Grid, Spacing
 from .law import Delta, Law
 from .memory import Memory, join, take
 from .noise import Keyed, Noise
+from .patch import Patch
 from .plugin import Needs, Setting
 from .process import Categorical, Gaussian, Process
 from .step import Guidance, Hook, RunContext, Sampler, Session, Step, StepFunction, _chain
@@ -143,16 +144,17 @@ def trace(
         BadInput: unusable numbers or shapes. Refused: parts that do not go together. Diverged: NaN.
     """
     noise = Keyed(noise) if isinstance(noise, int) else noise
-    denoiser = denoiser.with_(*patches) if patches else denoiser
     cond = denoiser.prepare(cond)
     process = denoiser.process.given(cond)
     if isinstance(x, Start):
         start = x.t if start is None else start
-    grid = grid or _grid(process, sampler, spacing, steps, x)
+    grid = grid or grid_of(process, sampler, spacing, steps, x)
     _check(process, sampler, guidance, patches, noise)
-    bound = replace(setting or Setting(), process=denoiser.process, times=tuple(grid.times.flatten().tolist()), sampler=sampler, guidance=guidance)
-    sampler, hooks = sampler.bind(bound), [h.bind(bound) for h in hooks]
-    guidances = _chain(guidance.bind(bound)) if guidance is not None else ()
+    place = place_of(denoiser, grid, sampler, guidance, setting)
+    sampler, hooks = sampler.bind(place), [h.bind(place) for h in hooks]
+    guidances = _chain(guidance.bind(place)) if guidance is not None else ()
+
+    denoiser = denoiser.with_(*(p.bind(place) if isinstance(p, Patch) else p for p in patches))
 
     run = RunContext(noise)
     plan = list(grid.steps(start, stop))
@@ -180,6 +182,12 @@ def trace(
         check_finite(out, f"step {i + 1} of {grid.n}")
         state = State(out, i + 1, samples, session.sampler_memory, Memory(run.memory.entries))
     yield Run(state, None, run.evaluations)
+
+
+def place_of(denoiser: Denoiser, grid: Grid, sampler: Sampler, guidance: Guidance | None, known: Setting | None = None) -> Setting:
+    """The setting of a run, as plug-ins get it in `bind` and fitted things remember it."""
+    times = tuple(round(t, 10) for t in grid.times.flatten().tolist())
+    return replace(known or Setting(), process=str(denoiser.process), sampler=str(sampler), guidance=str(guidance), times=times)
 
 
 def sample(denoiser: Denoiser, x: Value | Sequence[int] | State | Start, *, save: Callable[[Run], Any] | None = None,
@@ -220,7 +228,8 @@ class Hooked:
         return self.inner.predict(at)
 
 
-def _grid(process: Process, sampler: Sampler, spacing: Spacing | None, steps: int, x: Any) -> Grid:
+def grid_of(process: Process, sampler: Sampler, spacing: Spacing | None, steps: int, x: Any = None) -> Grid:
+    """The full grid of a run: the process's own, or `steps` placed by the spacing."""
     if process.grid is not None:
         times = torch.tensor(process.grid, dtype=torch.float64)
         if spacing is not None:

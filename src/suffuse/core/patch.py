@@ -46,6 +46,7 @@ class Site:
         stage: "in", "down", "mid", "up", "body" or "out".
         depth: relative position in the order of execution, 0 to 1.
         streams: canonical stream name ("image", "text", "temb", "skips") -> the module's argument name.
+        note: free for the patch that chose the site.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Site:
     stage: str = "body"
     depth: float = 0.0
     streams: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 class Sites:
@@ -376,6 +378,25 @@ class Call:
         if name not in names or names.index(name) >= len(self.args):
             raise KeyError(f"site {self.site.name!r} has no stream {stream!r} in this call")
         return self.args[names.index(name)]
+
+    def span(self, stream: str) -> slice:
+        """Where the keys of a stream lie at this attention site; at joint sites its queries lie there too."""
+        if stream not in self.site.keys:
+            return slice(0, 0)
+        if len(self.site.keys) == 1:
+            return slice(None)
+        given = self["text"] if "text" in self else None
+        text = (self.cond["text"] if given is None else given).shape[1]
+        at_start = self.site.keys[0] == stream
+        cut = text if self.site.keys[0] == "text" else -text
+        return slice(None, cut) if at_start else slice(cut, None)
+
+    def __contains__(self, stream: str) -> bool:
+        try:
+            self[stream]
+        except KeyError:
+            return False
+        return True
 
     def __call__(self, **changes: Any) -> Any:
         """Run what this patch wraps; `changes` replace input streams."""

@@ -30,32 +30,37 @@ Prompt = Any
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a plug-in runs: enough to build its tables and to refuse what it was not made for.
+    """Where a plug-in runs: enough to build its tables, and to refuse what was fitted elsewhere. Plain data, so that
+    fitted things carry it into their files.
 
     Args:
-        model: fingerprint of the network's configuration and weights.
-        process, times, sampler, guidance: of the run; times of the full grid.
+        model: fingerprint of the network's configuration and weights, "" where unknown.
+        process, sampler, guidance: of the run, as they print.
+        times: of the full grid.
         shape: of one sample, (C, H, W).
     """
 
     model: str = ""
-    process: Any = None
+    process: str = ""
+    sampler: str = ""
+    guidance: str = ""
     times: tuple[float, ...] = ()
-    sampler: Any = None
-    guidance: Any = None
     shape: tuple[int, ...] = ()
 
-    def require(self, made_for: Setting, on: Sequence[str], what: str, remedy: str) -> None:
+    def require(self, made_for: Setting, on: Sequence[str], what: str) -> None:
         """Refuse a fitted thing elsewhere than where it was made, in the fields named by `on`."""
         for name in on:
             here, there = getattr(self, name), getattr(made_for, name)
             if here != there:
-                raise Refused(f"{what} was made for {name} {_short(there)}, this run has {_short(here)}; {remedy}")
+                raise Refused(f"{what} was fitted for {name} {_short(there)} and this run has {_short(here)}; fit it again here, "
+                              "or run it as it was made")  # fmt: skip
 
 
 def _short(v: Any) -> str:
-    text = repr(v)
-    return text if len(text) <= 80 else text[:77] + "..."
+    if isinstance(v, tuple):
+        return f"{len(v)} values from {v[0]:.4g} to {v[-1]:.4g}" if v else "none"
+    text = str(v)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class Plugin(ABC):

@@ -7,6 +7,9 @@ from ..core.registry import lazy
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "AdaptiveGuidance": "adaptive",
+        "LinearAG": "adaptive",
+        "ScheduledCFG": "adaptive",
         "CFG": "cfg",
     },
 )

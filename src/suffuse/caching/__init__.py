@@ -1,0 +1,12 @@
+"""Less work per step: outputs reused between steps, tokens or blocks left out."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "DeepCache": "deepcache",
+    },
+)
