@@ -8,7 +8,8 @@ RELATIONS = ("left of", "right of", "above", "below")
 MARGIN = 1 / 64
 """Least distance of an object from the border of the picture."""
 
-TRIES = 64
+TRIES, ROUNDS = 64, 40
+"""Random layouts drawn at a time, and how often, before overlaps are accepted."""
 
 Real = np.ndarray | float
 
@@ -35,7 +36,7 @@ def place(
     """Centres x, y (n, K) of objects of `radius` (n, K), of which the first `count` (n,) are used.
 
     Where there are two, the first stands in `relation` (n,) to the second, with the axis of the relation dominant.
-    From three on the first of TRIES random layouts that keeps all distances is taken, or else the roomiest.
+    From three on the first random layout that keeps all distances is taken, or else the roomiest of the last TRIES.
     """
     reach = radius + MARGIN
     unit = random.random((2, *radius.shape))
@@ -44,8 +45,11 @@ def place(
     if len(two):
         x[two, :2], y[two, :2] = _pair(random, radius[two, :2], relation[two], spacing)
     many = np.flatnonzero(count > 2)
-    if len(many):
-        x[many], y[many] = _crowd(random, radius[many], count[many], spacing)
+    for _ in range(ROUNDS):
+        if not len(many):
+            break
+        x[many], y[many], free = _crowd(random, radius[many], count[many], spacing)
+        many = many[~free]
     return x, y
 
 
@@ -73,7 +77,8 @@ def _pair(
 
 def _crowd(
     random: np.random.Generator, radius: np.ndarray, count: np.ndarray, spacing: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One of TRIES random layouts, and whether it keeps all distances (n,)."""
     n, slots = radius.shape
     reach = radius + MARGIN
     tries = reach + (1 - 2 * reach) * random.random((2, TRIES, n, slots))
@@ -84,6 +89,7 @@ def _crowd(
             gap = distance - spacing * (radius[:, i] + radius[:, j])
             room = np.where(count > i, np.minimum(room, gap), room)
     free = room >= 0
-    best = np.where(free.any(0), free.argmax(0), room.argmax(0))
+    found = np.any(free, axis=0)
+    best = np.where(found, free.argmax(0), room.argmax(0))
     x, y = tries[:, best, np.arange(n)]
-    return x, y
+    return x, y, np.asarray(found)
