@@ -45,7 +45,9 @@ class Site:
         role: what it is within its kind: "self", "cross", "joint" attention; "resnet", "transformer", "feedforward", "down", "up" unit.
         stage: "in", "down", "mid", "up", "body" or "out".
         depth: relative position in the order of execution, 0 to 1.
-        streams: canonical stream name ("image", "text", "temb", "skips") -> the module's argument name.
+        streams: canonical stream name ("image", "text", "temb", "skips", "pos") -> the module's argument name.
+        returns: canonical streams that it returns, in order; ("image",) also where the tensor comes bare.
+        keys: at attention sites, the streams whose keys it holds, in order; at joint sites its queries lie so too.
         note: free for the patch that chose the site.
     """
 
@@ -56,6 +58,8 @@ class Site:
     stage: str = "body"
     depth: float = 0.0
     streams: Mapping[str, str] = field(default_factory=dict)
+    returns: tuple[str, ...] = ("image",)
+    keys: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -387,9 +391,8 @@ class Call:
             return slice(None)
         given = self["text"] if "text" in self else None
         text = (self.cond["text"] if given is None else given).shape[1]
-        at_start = self.site.keys[0] == stream
         cut = text if self.site.keys[0] == "text" else -text
-        return slice(None, cut) if at_start else slice(cut, None)
+        return slice(None, cut) if self.site.keys[0] == stream else slice(cut, None)
 
     def __contains__(self, stream: str) -> bool:
         try:
