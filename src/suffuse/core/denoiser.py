@@ -111,7 +111,8 @@ class Network(Denoiser):
             raise BadInput(f"cond[{unknown[0]!r}]: neither {self.family.name} nor an active patch reads it; "
                            f"this network reads {', '.join(self.family.reads) or 'nothing'}")  # fmt: skip
         process = self.process.given(cond)
-        value = self.family.call(self.net, x, process.timestep(t).tensor(batch_size(x)), cond)
+        scale = process.scale(t)
+        value = self.family.call(self.net, x if scale is None else scale * x, process.timestep(t).tensor(batch_size(x)), cond)
         return process.predict(x, t, value, self.kind)
 
 

@@ -51,6 +51,10 @@ class Process(ABC):
         """What networks trained on this process are told instead of t."""
         return 1000.0 * t
 
+    def scale(self, t: Coef) -> Coef | None:
+        """Factor on the state before a network trained on this process sees it, or None for 1."""
+        return None
+
     @property
     def grid(self) -> Sequence[float] | None:
         """The only times at which the process may run, 1 down to 0, or None where it may be respaced."""

@@ -89,12 +89,15 @@ class VE(Gaussian):
 
     Args:
         sigma_min, sigma_max: noise in units of the data.
+        sigma_data: standard deviation of the data; networks see x / sqrt(sigma^2 + sigma_data^2).
 
     Reference: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2206.00364.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+    sigma_data: float = 0.5
+
     floor = 0.01  # below this t, sigma falls linearly to 0, so that t = 0 is data
 
     def alpha(self, t: Coef) -> Coef:
@@ -111,3 +114,7 @@ class VE(Gaussian):
 
     def timestep(self, t: Coef) -> Coef:
         return log(self.sigma(t)) * 0.25
+
+    def scale(self, t: Coef) -> Coef:
+        sigma = self.sigma(t)
+        return 1.0 / sqrt(sigma * sigma + self.sigma_data**2)

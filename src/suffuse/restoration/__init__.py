@@ -1,0 +1,15 @@
+"""Super-resolution, inpainting and inverse problems."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Bicubic": "degradation",
+        "Holes": "degradation",
+        "ResShift": "resshift",
+        "Restorer": "restorer",
+    },
+)
