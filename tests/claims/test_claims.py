@@ -80,6 +80,14 @@ def test_the_evidence_of_an_outcome(toy, tmp_path):
     assert str(tmp_path) not in path.read_text() and "/" not in json.dumps(found["versions"])
 
 
+def test_an_installed_copy_reads_its_own_evidence_and_writes_to_the_current_folder(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "in_checkout", lambda: False)
+    monkeypatch.setattr(evidence, "ROOT", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert evidence.write(reproduce("bdia")).resolve() == tmp_path / "evidence" / "bdia.json"
+    assert evidence.read("bdia") is None and evidence.folder() == tmp_path / "package" / "evidence"
+
+
 def test_a_figure_that_is_not_finite_is_kept_as_text(tmp_path):
     @claim(paper="bdia", expect={"error": at_most(1)}, budget=1.0)
     def broken(seed):

@@ -11,14 +11,15 @@ from suffuse.core.bibliography import title
 from suffuse.core.environment import CHECKOUT, commit, in_checkout, processor, versions
 from suffuse.core.errors import Damaged
 from suffuse.core.files import read_json, write_json
+from suffuse.core.registry import ROOT
 from suffuse.evaluation.statistics import Estimate
 
 from .claim import Band, Outcome
 
 
 def folder() -> Path:
-    """Where evidence is kept: `evidence` in the repository, or in the current folder for an installed copy."""
-    return CHECKOUT / "evidence" if in_checkout() else Path("evidence")
+    """Where evidence is kept: in the repository, or in the package of an installed copy."""
+    return CHECKOUT / "evidence" if in_checkout() else ROOT / "evidence"
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -41,8 +42,9 @@ def record(outcome: Outcome) -> dict[str, Any]:
 
 
 def write(outcome: Outcome, into: Path | None = None) -> Path:
-    """Write the evidence of an outcome, whole or not at all."""
-    return write_json((into or folder()) / f"{outcome.claim.paper}.json", record(outcome))
+    """Write the evidence of an outcome, whole or not at all; an installed copy writes to `evidence` in this folder."""
+    into = into or (folder() if in_checkout() else Path("evidence"))
+    return write_json(into / f"{outcome.claim.paper}.json", record(outcome))
 
 
 def read(paper: str, at: Path | None = None) -> Mapping[str, Any] | None:
