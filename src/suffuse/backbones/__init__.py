@@ -10,9 +10,13 @@ from ..core.family import Family
 
 def families() -> list[Family]:
     """One instance of every family."""
+    from .dit import DiT
+    from .flux import Flux
+    from .pixart import PixArt
+    from .sd3 import SD3
     from .unet import ConditionalUNet, PlainUNet
 
-    return [ConditionalUNet(), PlainUNet()]
+    return [ConditionalUNet(), PlainUNet(), SD3(), Flux(), PixArt(), DiT()]
 
 
 def family_of(net: nn.Module) -> Family:
@@ -21,4 +25,7 @@ def family_of(net: nn.Module) -> Family:
         if family.accepts(net):
             return family
     known = ", ".join(f.name for f in families())
-    raise Refused(f"{type(net).__name__}: no family in suffuse.backbones knows this architecture ({known}); write one, see docs/add-a-method.md")
+    raise Refused(
+        f"{type(net).__name__}: no family in suffuse.backbones knows this architecture ({known}); write one, see "
+        "docs/add-a-method.md"
+    )

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.family import Family
 from ..core.patch import Site
+from .inputs import POOLED, SCALE, TEXT, beside, need
 
-STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states", "temb": "temb", "skips": "res_hidden_states_tuple"}
+STREAMS = {
+    "image": "hidden_states",
+    "text": "encoder_hidden_states",
+    "temb": "temb",
+    "skips": "res_hidden_states_tuple",
+}
+IMAGE_OF = {"resnet": "input_tensor", "in": "input", "out": "input"}
+"""Argument that carries the image in units that do not call it hidden_states."""
 
 
 class ConditionalUNet(Family):
@@ -20,37 +30,51 @@ class ConditionalUNet(Family):
 
     Cond entries: "text" (B, tokens, width); "text_mask" (B, tokens) bool, True where attended; "pooled" (B, width) and
     "time_ids" (B, 6) for SDXL; "label" (B,) for class-conditional ones; "source" (B, C, H, W) concatenated to the state
-    (inpainting, InstructPix2Pix, upscalers).
+    (inpainting, InstructPix2Pix, upscalers); "guidance_scale" (B,) for networks distilled from guidance (LCM).
+
+    Reference: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2112.10752.
     """
 
     name = "ConditionalUNet"
-    reads = ("text", "text_mask", "pooled", "time_ids", "label", "source")
+    reads = ("text", "text_mask", "pooled", "time_ids", "label", "source", "guidance_scale")
 
     def accepts(self, net: nn.Module) -> bool:
         return type(net).__name__ == "UNet2DConditionModel"
 
-    def call(self, net: nn.Module, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        if "text" not in cond:
-            raise BadInput("cond['text'] is missing: this UNet needs text embeddings (B, tokens, width); use model.generate or encode a prompt")
-        dtype = net.dtype
-        if "source" in cond:
-            x = _beside(x, cond["source"])
-        added: dict[str, Any] = {}
-        if "pooled" in cond:
-            added = {"text_embeds": cond["pooled"].to(dtype), "time_ids": cond["time_ids"].to(dtype)}
-        mask = cond["text_mask"] if "text_mask" in cond else None
+    def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+        dtype, added, scale = net.dtype, None, None
+        if net.config.addition_embed_type == "text_time":
+            pooled, sizes = need(cond, "pooled", POOLED), need(cond, "time_ids", "sizes and crop (B, 6)")
+            added = {"text_embeds": pooled.to(dtype), "time_ids": sizes.to(dtype)}
+        if net.config.time_cond_proj_dim is not None:
+            scale = embedded_scale(need(cond, "guidance_scale", SCALE), net.config.time_cond_proj_dim).to(dtype)
         out = net(
-            x.to(dtype), timestep.to(x.device, x.dtype), cond["text"].to(dtype), class_labels=cond.get("label"),
-            added_cond_kwargs=added or None, encoder_attention_mask=mask, return_dict=False,
-        )[0]  # fmt: skip
-        return out[:, : x.shape[1]].to(x.dtype) if "source" in cond else out.to(x.dtype)
+            _channels(net, beside(x, cond)).to(dtype),
+            timestep.to(x.device, torch.float32),
+            need(cond, "text", TEXT).to(dtype),
+            class_labels=cond.get("label"),
+            timestep_cond=scale,
+            added_cond_kwargs=added,
+            encoder_attention_mask=cond.get("text_mask"),
+            return_dict=False,
+        )[0]
+        return out.to(x.dtype)
 
     def blocks(self, net: nn.Module) -> Iterator[Site]:
         return _blocks(net)
 
+    def shape(self, net: Any) -> tuple[int, ...]:
+        return (net.config.out_channels, *super().shape(net)[1:])
+
 
 class PlainUNet(Family):
-    """UNet without text; with "label" (B,) where it has class embeddings, the last class being the null class."""
+    """UNet without text.
+
+    Cond entries: "label" (B,) where it has class embeddings, the last class being the null class; "source"
+    (B, C, H, W) concatenated to the state (super-resolution).
+
+    Reference: Ho et al., Denoising Diffusion Probabilistic Models, 2006.11239.
+    """
 
     name = "PlainUNet"
     reads = ("label", "source")
@@ -58,54 +82,73 @@ class PlainUNet(Family):
     def accepts(self, net: nn.Module) -> bool:
         return type(net).__name__ == "UNet2DModel"
 
-    def call(self, net: nn.Module, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        if "source" in cond:
-            x = _beside(x, cond["source"])
-        dtype = net.dtype
-        out = net(x.to(dtype), timestep.to(x.device, x.dtype), class_labels=cond.get("label"), return_dict=False)[0]
-        return out.to(x.dtype)
+    def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+        label = need(cond, "label", "class labels (B,)") if net.class_embedding is not None else None
+        x_in = _channels(net, beside(x, cond)).to(net.dtype)
+        return net(x_in, timestep.to(x.device, torch.float32), class_labels=label, return_dict=False)[0].to(x.dtype)
 
     def blocks(self, net: nn.Module) -> Iterator[Site]:
         return _blocks(net)
 
+    def shape(self, net: Any) -> tuple[int, ...]:
+        return (net.config.out_channels, *super().shape(net)[1:])
 
-def _beside(x: Tensor, source: Tensor) -> Tensor:
-    from torch import cat
 
-    return cat([x, source.to(x.dtype)], 1)
+def embedded_scale(scale: Tensor, width: int) -> Tensor:
+    """(B, width) sinusoids of 1000 (scale - 1), the form in which LCMs are told a guidance scale."""
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=scale.device) * (-math.log(10000.0) / (half - 1)))
+    angles = 1000.0 * (scale.float() - 1.0)[:, None] * rates
+    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2))
+
+
+def _channels(net: Any, x: Tensor) -> Tensor:
+    if x.shape[1] != net.config.in_channels:
+        raise BadInput(
+            f"state and cond['source'] have {x.shape[1]} channels together, this UNet takes {net.config.in_channels}; "
+            "give a source where the network was trained with one, and none elsewhere"
+        )
+    return x
 
 
 def _blocks(net: Any) -> Iterator[Site]:
-    """Units in the order of execution: a resnet and its transformer share a position, samplers have their own."""
+    """Levels and their units in the order of execution."""
     plan: list[tuple[str, nn.Module, str, str, str]] = [("conv_in", net.conv_in, "unit", "in", "in")]
     for stage, blocks in (("down", net.down_blocks), ("mid", [net.mid_block]), ("up", net.up_blocks)):
-        for j, block in enumerate(b for b in blocks if b is not None):
-            name = "mid_block" if stage == "mid" else f"{stage}_blocks.{j}"
-            plan.append((name, block, "block", stage, stage))
-            resnets, attentions = list(block.resnets), list(getattr(block, "attentions", None) or [])
-            if stage == "mid":
-                order: list[tuple[str, nn.Module, str]] = [(f"{name}.resnets.0", resnets[0], "resnet")]
-                for k, resnet in enumerate(resnets[1:]):
-                    if k < len(attentions) and attentions[k] is not None:
-                        order.append((f"{name}.attentions.{k}", attentions[k], "transformer"))
-                    order.append((f"{name}.resnets.{k + 1}", resnet, "resnet"))
-            else:
-                order = []
-                for k, resnet in enumerate(resnets):
-                    order.append((f"{name}.resnets.{k}", resnet, "resnet"))
-                    if k < len(attentions) and attentions[k] is not None:
-                        order.append((f"{name}.attentions.{k}", attentions[k], "transformer"))
-                for attribute, role in (("downsamplers", "down"), ("upsamplers", "up")):
-                    for k, sampler in enumerate(getattr(block, attribute, None) or []):
-                        order.append((f"{name}.{attribute}.{k}", sampler, role))
-            plan += [(n, m, "unit", stage, role) for n, m, role in order]
+        for k, block in enumerate(blocks):
+            if block is not None:
+                name = "mid_block" if stage == "mid" else f"{stage}_blocks.{k}"
+                plan.append((name, block, "block", stage, stage))
+                plan += [(f"{name}.{inner}", m, "unit", stage, role) for inner, m, role in _units(block, stage)]
     plan.append(("conv_out", net.conv_out, "unit", "out", "out"))
     for k, (name, module, kind, stage, role) in enumerate(plan):
         depth = k / (len(plan) - 1)
-        streams = {c: ("input_tensor" if (c, role) == ("image", "resnet") else a) for c, a in STREAMS.items()}
-        yield Site(name, module, kind, role, stage, depth, streams)
-        if kind == "unit" and role == "transformer":
-            for inner, attention in module.named_modules():
-                if type(attention).__name__ == "Attention":
-                    cross = inner.endswith("attn2") and getattr(attention, "is_cross_attention", True)
-                    yield Site(f"{name}.{inner}" if inner else name, attention, "attention", "cross" if cross else "self", stage, depth, STREAMS)
+        streams = {**STREAMS, "image": IMAGE_OF.get(role, "hidden_states")}
+        returns = ("image", "skips") if (kind, stage) == ("block", "down") else ("image",)
+        yield Site(name, module, kind, role, stage, depth, streams, returns)
+        if role == "transformer":
+            yield from _inside(name, module, stage, depth)
+
+
+def _units(block: Any, stage: str) -> Iterator[tuple[str, nn.Module, str]]:
+    """Units of one level as (name, module, role); the middle one begins with a resnet, the others alternate."""
+    resnets, attentions = list(block.resnets), list(getattr(block, "attentions", None) or [])
+    ahead = 1 if stage == "mid" else 0
+    for k, resnet in enumerate(resnets):
+        yield f"resnets.{k}", resnet, "resnet"
+        if k < len(attentions) and k < len(resnets) - ahead and attentions[k] is not None:
+            yield f"attentions.{k}", attentions[k], "transformer"
+    for attribute, role in (("downsamplers", "down"), ("upsamplers", "up")):
+        for k, sampler in enumerate(getattr(block, attribute, None) or []):
+            yield f"{attribute}.{k}", sampler, role
+
+
+def _inside(name: str, transformer: nn.Module, stage: str, depth: float) -> Iterator[Site]:
+    for inner, module in transformer.named_modules():
+        full, kind = f"{name}.{inner}" if inner else name, type(module).__name__
+        if kind == "Attention":
+            cross = bool(getattr(module, "is_cross_attention", False))
+            keys = ("text",) if cross else ("image",)
+            yield Site(full, module, "attention", "cross" if cross else "self", stage, depth, STREAMS, keys=keys)
+        elif kind == "FeedForward":
+            yield Site(full, module, "unit", "feedforward", stage, depth, {"image": "hidden_states"})

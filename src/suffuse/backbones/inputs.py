@@ -1,0 +1,46 @@
+"""Checks and small steps that several families share before they call a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..core.cond import Cond
+from ..core.errors import BadInput
+
+TEXT, POOLED = "text embeddings (B, tokens, width)", "pooled text embeddings (B, width)"
+SCALE = "the guidance scale (B,) that it was distilled for"
+
+
+def need(cond: Cond, entry: str, what: str) -> Tensor:
+    """An entry that the network cannot do without."""
+    if entry not in cond:
+        raise BadInput(f"cond[{entry!r}] is missing: this network needs {what}; encode a prompt, or give the entry")
+    return cond[entry]
+
+
+def check_size(x: Tensor, multiple: int, square: bool = False) -> None:
+    """Refuse states that the network cannot cut into patches."""
+    height, width = x.shape[-2:]
+    if height % multiple or width % multiple:
+        raise BadInput(
+            f"state of {height}x{width}: this network cuts patches; both sides must be multiples of {multiple}"
+        )
+    if square and height != width:
+        raise BadInput(f"state of {height}x{width}: this network takes square states only; use {height}x{height}")
+
+
+def beside(x: Tensor, cond: Cond) -> Tensor:
+    """The state with the channels of cond["source"] (B, C, H, W) behind its own, where there is such an entry."""
+    if "source" not in cond:
+        return x
+    source = cond["source"]
+    if source.shape[0] != x.shape[0] or source.shape[2:] != x.shape[2:]:
+        shapes = f"{tuple(source.shape)} and the state {tuple(x.shape)}"
+        raise BadInput(f"cond['source'] has shape {shapes}; they must agree in all but their channels")
+    return torch.cat([x, source.to(x)], 1)
+
+
+def without_variance(value: Tensor, x: Tensor) -> Tensor:
+    """The part of an output that predicts; networks with a learned variance return that behind it."""
+    return value[:, : x.shape[1]].to(x.dtype)

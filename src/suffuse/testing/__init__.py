@@ -1,0 +1,1 @@
+"""What tests of methods need: fixture networks and generated checks."""
