@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from suffuse.core import registry
 from suffuse.core.errors import BadInput
 from suffuse.core.expression import parse, unparse
+from suffuse.core.patch import Patch
 from suffuse.core.registry import method
 from suffuse.core.step import Guidance, Hook
 
@@ -44,6 +45,13 @@ class ToyHook(Hook):
         return step(x, at)
 
 
+@dataclass(frozen=True)
+class ToyPatch(Patch):
+    """A toy patch."""
+
+    every: int = 1
+
+
 def toy_task(model):
     """A toy task."""
 
@@ -51,7 +59,7 @@ def toy_task(model):
 @pytest.fixture(autouse=True, scope="module")
 def _toys():
     before = dict(registry._methods)
-    for target in (ToyGuidance, ToyHook, toy_task):
+    for target in (ToyGuidance, ToyHook, ToyPatch, toy_task):
         method()(target)
     yield
     registry._methods.clear()
@@ -83,6 +91,9 @@ def test_chains_and_windows():
     assert unparse(parse(text)) == text
     assert unparse(ToyHook(2).during(0.25, 1)) == "during(ToyHook(every=2), 0.25, 1)"
     assert parse("during(ToyHook(2), 0.25, 1)") == ToyHook(2).during(0.25, 1)
+    patch = ToyPatch(3).only("cond", "null").during(0.0, 0.5)
+    assert unparse(patch) == "during(only(ToyPatch(every=3), 'cond', 'null'), 0.0, 0.5)"
+    assert parse(unparse(patch)) == patch
 
 
 literals = st.recursive(

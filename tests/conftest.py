@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: tests run in several processes of one thread, and waiting threads must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
