@@ -1,0 +1,15 @@
+"""Reading what a trained network knows: errors, features, maps."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "DiffusionClassifier": "diffusion_classifier",
+        "Ranking": "diffusion_classifier",
+        "text_image_score": "diffusion_classifier",
+        "errors": "error_field",
+    },
+)
