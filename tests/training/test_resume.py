@@ -28,7 +28,7 @@ def same_state(a: Path, b: Path) -> None:
 
 @pytest.mark.parametrize("seed", [0])
 def test_killed_at_random_moments(toy, tmp_path, seed):
-    command = [sys.executable, toy.__file__, "kill", str(tmp_path), str(seed), "12"]
+    command = [sys.executable, toy.__file__, "kill", str(tmp_path), str(seed), "8"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert out.returncode == 0, out.stderr
     result = json.loads(out.stdout)

@@ -34,7 +34,7 @@ from suffuse.training import (
     WarmupDecay,
 )
 
-STEPS = 60
+STEPS = 45
 
 
 def network(seed: int, dropout: float = 0.2) -> nn.Module:
