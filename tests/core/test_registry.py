@@ -13,7 +13,7 @@ from suffuse.core.errors import BadInput
 from suffuse.core.plugin import Plugin
 from suffuse.core.registry import REQUIRED, TOPICS, all_methods, cite, lazy, method, method_of, names, resolve
 
-INFRASTRUCTURE = {"core", "backbones", "world", "zoo", "claims", "testing", "cli", "docs", "domains"}
+INFRASTRUCTURE = set("backbones claims cli codecs conditioning core docs domains testing world zoo".split())
 
 
 class Stepper(Plugin):
