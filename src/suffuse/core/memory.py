@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .value import Coef
+
 Row = tuple[str, int]
 Rows = tuple[Row, ...]
 
@@ -26,16 +28,22 @@ def rows_of(path: str, samples: Sequence[int]) -> Rows:
 
 
 def take(value: Any, rows: Any) -> Any:
-    """Rows of every tensor of a batch-first pytree."""
-    return pytree.tree_map(lambda v: v[rows] if isinstance(v, Tensor) else v, value)
+    """Rows of every tensor and coefficient of a batch-first pytree."""
+    return pytree.tree_map(lambda v: v[rows] if isinstance(v, (Tensor, Coef)) else v, value)
 
 
 def join(values: Sequence[Any]) -> Any:
-    """Batch-first pytrees of one structure, concatenated; what is not a tensor is taken from the first."""
+    """Batch-first pytrees of one structure, concatenated; what is no tensor or coefficient is taken from the first."""
     if len(values) == 1:
         return values[0]
     columns, spec = zip(*(pytree.tree_flatten(v) for v in values), strict=True)
-    return pytree.tree_unflatten([torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in zip(*columns, strict=True)], spec[0])
+    sizes = [next((len(v) for v in leaves if isinstance(v, Tensor)), 1) for leaves in columns]
+
+    def one(column: Sequence[Any]) -> Any:
+        first = column[0]
+        return torch.cat(column) if isinstance(first, Tensor) else Coef.cat(column, sizes) if isinstance(first, Coef) else first
+
+    return pytree.tree_unflatten([one(c) for c in zip(*columns, strict=True)], spec[0])
 
 
 def _detach(value: Any) -> Any:
