@@ -99,12 +99,13 @@ class Network(Denoiser):
             return call._binding.patch.around(call)
 
     def _root(self, x: Value, t: Coef, cond: Cond) -> Prediction:
-        """What patches of the whole network wrap; they may have taken rows of it."""
-        return self._evaluate(x, t, cond, stack.frame.rows if stack.frame else None)
+        """What patches of the whole network wrap; they may have taken rows of it, or changed what it is given."""
+        assert stack.frame is not None
+        with using(frame=replace(stack.frame, t=t, cond=cond)):
+            return self._evaluate(x, t, cond, stack.frame.rows)
 
     def _evaluate(self, x: Value, t: Coef, cond: Cond, rows: Rows | None) -> Prediction:
-        if stack.context is not None and rows is not None:
-            stack.context.count(rows)
+        count_evaluation(rows)
         unknown = [k for k in cond if k not in self.family.reads and not any(k in b.patch.reads for b in stack.bindings)
                    and k not in getattr(self.process, "reads", ())]  # fmt: skip
         if unknown:
@@ -181,6 +182,12 @@ class Guided(Denoiser):
         from .step import Predict, outside
 
         return Predict(self.base, outside(self.process, t, batch_size(x)), (self.guidance,), cond)(x, Coef(t), cond)
+
+
+def count_evaluation(rows: Rows | None = None) -> None:
+    """Count one evaluation for each row of the current call. Every denoiser that computes calls it, views do not."""
+    if stack.context is not None:
+        stack.context.count(stack.context.rows if rows is None else rows)
 
 
 def check_finite(x: Value, where: str) -> None:

@@ -155,6 +155,9 @@ class Windowed(Patch):
     def sites(self, net: Sites) -> Sequence[Site]:
         return self.inner.sites(net)
 
+    def make(self, site: Site) -> nn.Module | None:
+        return self.inner.make(site)
+
     def bind(self, setting: Any) -> Patch:
         return Windowed(self.inner.bind(setting), self.start, self.stop)
 
@@ -184,6 +187,9 @@ class OnPaths(Patch):
 
     def sites(self, net: Sites) -> Sequence[Site]:
         return self.inner.sites(net)
+
+    def make(self, site: Site) -> nn.Module | None:
+        return self.inner.make(site)
 
     def bind(self, setting: Any) -> Patch:
         return OnPaths(self.inner.bind(setting), self.paths)
@@ -353,12 +359,19 @@ class Call:
     @property
     def t(self) -> Coef:
         """Time of every row."""
-        return self.frame.t
+        return self._own(self.frame.t)
 
     @property
     def cond(self) -> Any:
-        """The condition of this evaluation."""
-        return self.frame.cond
+        """The condition of every row."""
+        return self._own(self.frame.cond)
+
+    def _own(self, value: Any) -> Any:
+        """Rows of this call, out of those of the evaluation; all where the module's batch is of another kind."""
+        where = {row: i for i, row in enumerate(self.frame.rows)}
+        if self.rows == self.frame.rows or any(row not in where for row in self.rows):
+            return value
+        return value[torch.tensor([where[row] for row in self.rows])]
 
     @property
     def scratch(self) -> dict[Any, Any]:
@@ -370,7 +383,9 @@ class Call:
         """What this patch remembered at this site for these rows."""
         memory = self.frame.context.memory if self.frame.context else Memory()
         step = self.at.i if self.at is not None else 0
-        return Scope(memory, ("patch", self.chain[self.level][0], self.site.name), self.rows, step)
+        # counted from the innermost, so that a view may be wrapped for one call and its memory stays its own
+        place = len(self.frame.bindings) - self.chain[self.level][0]
+        return Scope(memory, ("patch", place, type(self._binding.patch).__name__, self.site.name), self.rows, step)
 
     # streams
     def __getitem__(self, stream: str) -> Any:
@@ -409,7 +424,8 @@ class Call:
             return deeper._binding.patch.around(deeper)
         if self.rows == self.frame.rows or len(self.frame.rows) < len(self.rows):
             return self.inner(*args, **kwargs)
-        with using(frame=replace(self.frame, rows=self.rows)):  # sites inside see the rows that were taken
+        # sites inside see the rows that were taken
+        with using(frame=replace(self.frame, rows=self.rows, t=self.t, cond=self.cond)):
             return self.inner(*args, **kwargs)
 
     def _changed(self, changes: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -428,7 +444,9 @@ class Call:
         """The same call for some rows of the batch."""
         index, n = torch.as_tensor(list(rows)), len(self.rows)
         cut = (lambda v: v[index.to(v.device)])  # noqa: E731
-        args, kwargs = _batched(self.args, n, cut), _batched(self.kwargs, n, cut)
+        args = _batched(self.args, n, cut)
+        whole = self.site.streams.get("pos")  # positions have no batch, and may be as many as there are rows
+        kwargs = {name: v if name == whole else _batched(v, n, cut) for name, v in self.kwargs.items()}
         if self.module is None:
             x, t, cond = self.args
             args = (x[index], t[index], cond[index])
@@ -463,7 +481,7 @@ class Tapped:
         if frame is None or not (chain := frame.chain(self)):  # type: ignore[arg-type]
             return plain(*args, **kwargs)
         handled = [(i, b) for i, b in chain if _attends(b.patch)]
-        inner = plain if not handled else lambda *a, **k: _attention(self, plain, a, k, frame, handled)
+        inner = plain if not handled else lambda *a, **k: _attention(self, plain, a, k, handled)
         batch = next((v.shape[0] for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and v.ndim), 0)
         rows = frame.rows if len(frame.rows) == batch else tuple(("", i) for i in range(batch))
         call = Call(self, inner, args, kwargs, frame, chain, rows)  # type: ignore[arg-type]
@@ -492,6 +510,7 @@ class _Product(TorchFunctionMode):
     def __init__(self, calls: list[Call]):
         super().__init__()
         self.calls = calls
+        self.reached = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -501,11 +520,12 @@ class _Product(TorchFunctionMode):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
                is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Tensor:  # fmt: skip
+        self.reached = True
         for call in self.calls:
             query, key, value = call._binding.patch.qkv(call, query, key, value)
         watchers = [c for c in self.calls if _sees_probs(c._binding.patch)]
         if not watchers:
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         score = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
         if is_causal:
             score = score.masked_fill(torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1), -torch.inf)
@@ -514,7 +534,7 @@ class _Product(TorchFunctionMode):
         p = score.softmax(-1)
         for call in watchers:
             p = call._binding.patch.probs(call, p)
-        return p @ value
+        return F.dropout(p, dropout_p) @ value
 
 
 def _sees_probs(patch: Patch) -> bool:
@@ -522,12 +542,18 @@ def _sees_probs(patch: Patch) -> bool:
     return type(patch).probs is not Patch.probs
 
 
-def _attention(module: Any, plain: Any, args: Any, kwargs: Any, frame: Frame, chain: list[tuple[int, Binding]]) -> Any:
+def _attention(module: Any, plain: Any, args: Any, kwargs: Any, chain: list[tuple[int, Binding]]) -> Any:
+    frame = stack.frame
+    assert frame is not None
     batch = next(v.shape[0] for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and v.ndim)
     rows = frame.rows if len(frame.rows) == batch else tuple(("", i) for i in range(batch))
     calls = [Call(module, plain, args, kwargs, frame, tuple(chain), rows, level) for level in range(len(chain))]
-    with _Product(calls):
-        return plain(*args, **kwargs)
+    with _Product(calls) as product:
+        out = plain(*args, **kwargs)
+    if not product.reached:
+        raise Refused(f"{calls[0]._binding.patch}: {calls[0].site.name} ({type(module).__name__}) does not attend through torch's "
+                      "scaled_dot_product_attention; use the default attention processor, or attn_implementation='sdpa'")  # fmt: skip
+    return out
 
 
 # how a network is described ------------------------------------------------------------------------------------------
