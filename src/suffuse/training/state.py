@@ -33,7 +33,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> int:
         bits = tensor.detach().contiguous()
         bits = torch.view_as_real(bits).contiguous() if bits.is_complex() else bits
         total += place * int(bits.view(words[bits.element_size()]).sum(dtype=torch.int64))
-    return total % 2**53
+    return total
 
 
 def copy_sharing(module: nn.Module, shared: Mapping[int, Tensor]) -> nn.Module:
