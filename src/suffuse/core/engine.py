@@ -157,6 +157,9 @@ def trace(
     denoiser = denoiser.with_(*(p.bind(place) if isinstance(p, Patch) else p for p in patches))
 
     run = RunContext(noise)
+    rising = bool((grid.times[-1] > grid.times[0]).all())
+    if start is not None and stop is not None and (start <= stop) != rising:
+        raise BadInput(f"start={start}, stop={stop}: this grid {'rises' if rising else 'falls'}; exchange them")
     plan = list(grid.steps(start, stop))
     if not plan:
         raise BadInput(f"start={start}, stop={stop}: no step of the grid lies between them; give 0 <= stop < start <= 1")

@@ -58,6 +58,11 @@ class Prediction(ABC):
         """A copy in which `rows` are those of `other`."""
 
 
+def _is(row: tuple[Coef, Coef, Coef], kx: float, ke: float) -> bool:
+    """True when the row is this one for every sample: the value itself is wanted, and no arithmetic needed."""
+    return row[0].shared and row[1].shared and row[0].d == kx and row[1].d == ke
+
+
 @dataclass(frozen=True)
 class Affine(Prediction):
     """Prediction of a Gaussian process at x_t = a x0 + b + s eps.
@@ -89,7 +94,7 @@ class Affine(Prediction):
     @cached_property
     def x0(self) -> Value:  # type: ignore[override]
         """Predicted clean state, (k_e z - s value) / det with z = x - b."""
-        if self.row[0].d == 1.0 and self.row[1].d == 0.0:
+        if _is(self.row, 1.0, 0.0):
             return self._solution[1]
         z, value, det = self._solution
         return combine((self.row[1] / det, z), (-self.s / det, value))
@@ -97,7 +102,7 @@ class Affine(Prediction):
     @cached_property
     def eps(self) -> Value:
         """Predicted noise, (a value - k_x z) / det."""
-        if self.row[1].d == 1.0 and self.row[0].d == 0.0:
+        if _is(self.row, 0.0, 1.0):
             return self._solution[1]
         z, value, det = self._solution
         return combine((self.a / det, value), (-self.row[0] / det, z))
