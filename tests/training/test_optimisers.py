@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suffuse.training import AdamW, Constant, Cosine, WarmupDecay
+from suffuse.training import AdamW, ConstantRate, CosineDecay, WarmupDecay
 
 schedules = st.one_of(
-    st.builds(Constant, st.integers(0, 50)),
-    st.builds(Cosine, st.integers(0, 50), st.floats(0, 1)),
+    st.builds(ConstantRate, st.integers(0, 50)),
+    st.builds(CosineDecay, st.integers(0, 50), st.floats(0, 1)),
     st.builds(WarmupDecay, st.integers(0, 50), st.floats(0, 1), st.floats(0, 1)),
 )
 
@@ -21,14 +21,14 @@ def test_a_factor_is_between_zero_and_one(schedule, steps, data):
 
 
 def test_shapes():
-    assert [Constant(3)(s, 9) for s in range(5)] == [0.25, 0.5, 0.75, 1, 1]
-    assert Cosine(0, 0.1)(0, 10) == 1 and Cosine(0, 0.1)(5, 10) == pytest.approx(0.55)
+    assert [ConstantRate(3)(s, 9) for s in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert CosineDecay(0, 0.1)(0, 10) == 1 and CosineDecay(0, 0.1)(5, 10) == pytest.approx(0.55)
     trapeze = WarmupDecay(warmup=1, decay=0.5)
     assert [trapeze(s, 10) for s in (0, 1, 5, 6, 9)] == pytest.approx([0.5, 1, 1, 0.8, 0.2])
     assert WarmupDecay(0, 0.0)(9, 10) == 1
 
 
 def test_values_compare_and_scale():
-    assert AdamW(1e-3) == AdamW() and AdamW(2e-3, schedule=Constant(1)).rate(0, 5) == 1e-3
+    assert AdamW(1e-3) == AdamW() and AdamW(2e-3, schedule=ConstantRate(1)).rate(0, 5) == 1e-3
     optimiser = AdamW(weight_decay=0.3).build([torch.zeros(1, requires_grad=True)])
     assert optimiser.param_groups[0]["weight_decay"] == 0.3

@@ -24,7 +24,7 @@ from suffuse.training import (
     EMA,
     AdamW,
     Copy,
-    Cosine,
+    CosineDecay,
     Loss,
     Objective,
     Phase,
@@ -94,7 +94,7 @@ def full() -> Trainer:
     return Trainer(
         {"model": network(0), "critic": network(1), "teacher": network(2)},
         {
-            "critic": Phase(Flow("critic"), "critic", AdamW(1e-2, schedule=Cosine(5)), every=2, times=2),
+            "critic": Phase(Flow("critic"), "critic", AdamW(1e-2, schedule=CosineDecay(5)), every=2, times=2),
             "student": Phase(Flow(), "model", AdamW(3e-3, schedule=WarmupDecay(9)), reduce=Uncertain(), clip=0.5),
         },
         {"ema": EMA("model", 0.95), "opponent": Copy("model", 7)},

@@ -27,7 +27,7 @@ class Diverged(SuffuseError, ArithmeticError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """End of an error message: the known names closest to `name`, or all of them where none is close."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    """End of an error message: the known names closest to `name` in any case, or all of them where none is close."""
+    by_lower = {k.lower(): k for k in sorted(known)}
+    close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(by_lower.values())}"

@@ -155,7 +155,7 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any]
 
     Args:
         package: the package's `__name__`.
-        exports: name -> module below the package that defines it.
+        exports: name -> module below the package that defines it; ".core.training" is one beside the package.
     """
     hidden = [name for name, module in exports.items() if name == module]
     if hidden:
@@ -165,7 +165,7 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any]
     def get(name: str) -> Any:
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
+        value = getattr(importlib.import_module(f".{exports[name]}", package), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from ..core.training import Batch, Follower, Loss, Objective, Optimiser, Phase, Reducer, Roles
-from .followers import EMA, Copy
-from .optimisers import AdamW, Constant, Cosine, Schedule, WarmupDecay
-from .reducers import GroupMean, Mean
-from .sources import Mix, Shuffled
-from .trainer import Log, Trainer
+from ..core.registry import lazy
 
-__all__ = [
-    "AdamW",
-    "Batch",
-    "Constant",
-    "Copy",
-    "Cosine",
-    "EMA",
-    "Follower",
-    "GroupMean",
-    "Log",
-    "Loss",
-    "Mean",
-    "Mix",
-    "Objective",
-    "Optimiser",
-    "Phase",
-    "Reducer",
-    "Roles",
-    "Schedule",
-    "Shuffled",
-    "Trainer",
-    "WarmupDecay",
-]
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Constant": "denoising",
+        "Denoising": "denoising",
+        "Extra": "denoising",
+        "Independent": "denoising",
+        "LogitNormal": "denoising",
+        "MinSNR": "denoising",
+        "Pairing": "denoising",
+        "Times": "denoising",
+        "UniformTimes": "denoising",
+        "Weight": "denoising",
+        "Copy": "followers",
+        "EMA": "followers",
+        "Immiscible": "immiscible",
+        "NearestNoise": "immiscible",
+        "Muon": "muon",
+        "AdamW": "optimisers",
+        "ConstantRate": "optimisers",
+        "CosineDecay": "optimisers",
+        "Schedule": "optimisers",
+        "WarmupDecay": "optimisers",
+        "GroupMean": "reducers",
+        "Mix": "sources",
+        "Shuffled": "sources",
+        "Batch": ".core.training",
+        "Follower": ".core.training",
+        "Loss": ".core.training",
+        "Mean": ".core.training",
+        "Objective": ".core.training",
+        "Optimiser": ".core.training",
+        "Phase": ".core.training",
+        "Reducer": ".core.training",
+        "Roles": ".core.training",
+        "Log": "trainer",
+        "Trainer": "trainer",
+    },
+)

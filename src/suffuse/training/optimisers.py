@@ -22,7 +22,7 @@ class Schedule(ABC):
 
 
 @dataclass(frozen=True)
-class Constant(Schedule):
+class ConstantRate(Schedule):
     """1 throughout, after a linear rise over `warmup` steps."""
 
     warmup: int = 0
@@ -32,7 +32,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class CosineDecay(Schedule):
     """Linear rise over `warmup` steps, then half a cosine down to `floor`."""
 
     warmup: int = 0
@@ -82,7 +82,7 @@ class AdamW(Optimiser):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     eps: float = 1e-8
-    schedule: Schedule = field(default_factory=Constant)
+    schedule: Schedule = field(default_factory=ConstantRate)
 
     def build(self, params: Sequence[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
