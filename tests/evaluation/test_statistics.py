@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from suffuse.core.errors import BadInput
-from suffuse.evaluation.statistics import Estimate, bootstrap, difference, mean, median_ratio, proportion, ratio
+from suffuse.evaluation.statistics import (
+    Estimate,
+    bootstrap,
+    difference,
+    jackknife,
+    mean,
+    median_ratio,
+    proportion,
+    ratio,
+)
 
 
 def coverage(estimate, truth, draw, runs=200):
@@ -76,3 +85,12 @@ def test_unpaired_arrays_and_wrong_hits_are_refused():
     for hits in ([], [2], [0.5]):
         with pytest.raises(BadInput, match="hits"):
             proportion(hits)
+
+
+def test_the_jackknife_of_a_mean_is_its_student_interval():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 20)
+    found = jackknife(values.mean(), [np.delete(values, i).mean() for i in range(20)], 20)
+    spread = 2.093024 * values.std(ddof=1) / np.sqrt(20)
+    assert found.n == 20 and found.interval == pytest.approx((values.mean() - spread, values.mean() + spread), rel=1e-6)
+    with pytest.raises(BadInput, match="1 blocks"):
+        jackknife(1.0, [1.0], 5)

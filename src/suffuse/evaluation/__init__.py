@@ -4,4 +4,27 @@ from __future__ import annotations
 
 from suffuse.core.registry import lazy
 
-__getattr__, __dir__ = lazy(__name__, {"Estimate": "statistics"})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "CLIPScore": "clip",
+        "VendiScore": "diversity",
+        "HighFrequencyShare": "diversity",
+        "ReaderFeatures": "features",
+        "FrechetDistance": "frechet",
+        "KernelDistance": "frechet",
+        "MSE": "image",
+        "PSNR": "image",
+        "SSIM": "image",
+        "InceptionFeatures": "inception",
+        "LPIPS": "lpips",
+        "Pictures": "pictures",
+        "DensityCoverage": "precision_recall",
+        "PrecisionRecall": "precision_recall",
+        "ReaderAccuracy": "reader_accuracy",
+        "Reference": "reference",
+        "evaluate": "report",
+        "Estimate": "statistics",
+        "paired": "timing",
+    },
+)

@@ -1,4 +1,5 @@
-"""Estimates with intervals: paired bootstrap for means, differences and ratios, Wilson's interval for proportions.
+"""Estimates with intervals: paired bootstrap for means, differences and ratios, Wilson's interval for proportions,
+the jackknife for figures of a whole set.
 
 Two arms of a comparison are measured on the same samples and resampled together, so that what the samples share
 cancels. Every interval covers 95 %.
@@ -7,34 +8,15 @@ cancels. Every interval covers 95 %.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from suffuse.core.errors import BadInput
+from suffuse.core.metric import Estimate
 
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured number.
-
-    Args:
-        mean: the estimate.
-        interval: its 95 % interval, (low, high).
-        n: number of samples that it rests on.
-    """
-
-    mean: float
-    interval: tuple[float, float]
-    n: int
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def bootstrap(statistic: Callable[..., Any], *paired: ArrayLike, resamples: int = 2000, seed: int = 0) -> Estimate:
@@ -89,6 +71,29 @@ def proportion(hits: Sequence[bool] | ArrayLike) -> Estimate:
     test = binomtest(int(flags.sum()), len(flags))
     interval = test.proportion_ci(LEVEL, method="wilson")
     return Estimate(float(test.statistic), (float(interval.low), float(interval.high)), len(flags))
+
+
+def jackknife(value: float, without: ArrayLike, n: int) -> Estimate:
+    """A statistic with the interval of its delete-one-block jackknife: value -+ t sqrt((k - 1) / k sum_i (v_i - v)^2).
+
+    For smooth statistics of a whole set that are biased by its size, such as the distance between two covariances:
+    there a bootstrap, whose draws repeat samples, is off by more than its own width.
+
+    Args:
+        value: the statistic of all samples.
+        without: (k,) the statistic without each of k blocks of about equal size; blocks may be single samples.
+        n: number of samples.
+
+    Reference: Tukey, Bias and confidence in not-quite large samples, 1958.
+    """
+    from scipy.stats import t
+
+    left = _numbers(without)
+    k = len(left)
+    if k < 2:
+        raise BadInput(f"without: {k} blocks; give two or more")
+    spread = float(t.ppf((1 + LEVEL) / 2, k - 1)) * np.sqrt((k - 1) / k * np.sum((left - left.mean()) ** 2))
+    return Estimate(float(value), (float(value - spread), float(value + spread)), n)
 
 
 def _numbers(values: ArrayLike) -> np.ndarray:
