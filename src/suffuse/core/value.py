@@ -8,6 +8,7 @@ one number a sample whatever the state's shape, so no method ever writes `.view(
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
@@ -151,6 +152,22 @@ def _divide(a: Number, b: Number) -> Number:
     return a / b
 
 
+def _operator(function: Callable[[Any, Any], Any]) -> Callable[[Coef, Any], Any]:
+    def operate(self: Coef, o: Any) -> Any:
+        other = o.d if type(o) is Coef else o
+        if type(self.d) is float and type(other) is float:  # most schedule arithmetic: worth a short way
+            new = object.__new__(Coef)
+            new.d = function(self.d, other)
+            return new
+        return self._with(o, function)
+
+    return operate
+
+
+def _comparison(function: Callable[[Any, Any], Any]) -> Callable[[Coef, Any], Any]:
+    return lambda self, o: function(*_pair(self.d, Coef(o).d))
+
+
 class Coef:
     """A float64 number that may vary over the leading axes of a state: () all, (B,) sample, (B, L) token, (B, 1, H, W) pixel.
 
@@ -163,7 +180,9 @@ class Coef:
     d: Number
 
     def __init__(self, d: Any):
-        if isinstance(d, Coef):
+        if type(d) is float:
+            self.d = d
+        elif isinstance(d, Coef):
             self.d = d.d
         elif isinstance(d, Tensor):
             shared = d.ndim == 0 and not d.requires_grad
@@ -205,7 +224,8 @@ class Coef:
     def __repr__(self) -> str:
         return f"Coef({self.d})"
 
-    def _with(self, o: Any, function: Callable[[Number, Number], Number]) -> Any:
+    def _with(self, o: Any, function: Callable[[Any, Any], Any]) -> Any:
+        """function(self, o): a Coef for numbers, a state for states."""
         if isinstance(o, Coef):
             return Coef(function(*_pair(self.d, o.d)))
         if isinstance(o, (int, float)):
@@ -214,56 +234,27 @@ class Coef:
             return function(self.to(o), o)
         return NotImplemented
 
-    def __add__(self, o: Any) -> Any:
-        return self._with(o, lambda a, b: a + b)
-
+    __add__ = _operator(operator.add)
     __radd__ = __add__
-
-    def __sub__(self, o: Any) -> Any:
-        return self._with(o, lambda a, b: a - b)
-
-    def __rsub__(self, o: Any) -> Any:
-        return self._with(o, lambda a, b: b - a)
-
-    def __mul__(self, o: Any) -> Any:
-        return self._with(o, lambda a, b: a * b)
-
+    __sub__ = _operator(operator.sub)
+    __rsub__ = _operator(lambda a, b: b - a)
+    __mul__ = _operator(operator.mul)
     __rmul__ = __mul__
-
-    def __truediv__(self, o: Any) -> Any:
-        return self._with(o, _divide)
-
-    def __rtruediv__(self, o: Any) -> Any:
-        return self._with(o, lambda a, b: _divide(b, a))
-
-    def __pow__(self, o: Any) -> Any:
-        return self._with(o, lambda a, b: a**b)
+    __truediv__ = _operator(_divide)
+    __rtruediv__ = _operator(lambda a, b: _divide(b, a))
+    __pow__ = _operator(operator.pow)
+    __lt__ = _comparison(operator.lt)
+    __le__ = _comparison(operator.le)
+    __gt__ = _comparison(operator.gt)
+    __ge__ = _comparison(operator.ge)
+    __eq__ = _comparison(operator.eq)
+    __hash__ = None  # type: ignore[assignment]  # comparing may give a tensor
 
     def __neg__(self) -> Coef:
         return Coef(-self.d)
 
     def __abs__(self) -> Coef:
         return Coef(abs(self.d))
-
-    def __lt__(self, o: Any) -> Any:
-        return self._compare(o, lambda a, b: a < b)
-
-    def __le__(self, o: Any) -> Any:
-        return self._compare(o, lambda a, b: a <= b)
-
-    def __gt__(self, o: Any) -> Any:
-        return self._compare(o, lambda a, b: a > b)
-
-    def __ge__(self, o: Any) -> Any:
-        return self._compare(o, lambda a, b: a >= b)
-
-    def __eq__(self, o: object) -> Any:
-        return self._compare(o, lambda a, b: a == b)
-
-    __hash__ = None  # type: ignore[assignment]  # comparing may give a tensor
-
-    def _compare(self, o: Any, function: Callable[[Number, Number], Any]) -> Any:
-        return function(*_pair(self.d, Coef(o).d))
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
