@@ -161,17 +161,18 @@ class Windowed(Patch):
     def bind(self, setting: Any) -> Patch:
         return Windowed(self.inner.bind(setting), self.start, self.stop)
 
-    def _active(self, call: Call) -> bool:
+    def active(self, call: Call) -> bool:
+        """True inside of the window, and in training."""
         return call.at is None or self.start <= call.at.progress < self.stop
 
     def around(self, call: Call) -> Any:
-        return self.inner.around(call) if self._active(call) else call()
+        return self.inner.around(call) if self.active(call) else call()
 
     def qkv(self, call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.inner.qkv(call, q, k, v) if self._active(call) else (q, k, v)
+        return self.inner.qkv(call, q, k, v) if self.active(call) else (q, k, v)
 
     def probs(self, call: Call, p: Tensor) -> Tensor:
-        return self.inner.probs(call, p) if self._active(call) else p
+        return self.inner.probs(call, p) if self.active(call) else p
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,10 @@ class OnPaths(Patch):
 
     def bind(self, setting: Any) -> Patch:
         return OnPaths(self.inner.bind(setting), self.paths)
+
+    def active(self, call: Call) -> bool:
+        """True when some row of the batch is on one of the paths."""
+        return bool(self._rows(call))
 
     def _rows(self, call: Call) -> list[int]:
         return [i for i, (path, _) in enumerate(call.rows) if path.split("/")[-1] in self.paths]
@@ -500,7 +505,8 @@ def tap(module: nn.Module) -> None:
 
 
 def _attends(patch: Patch) -> bool:
-    patch = patch.inner if isinstance(patch, (Windowed, OnPaths)) else patch
+    while isinstance(patch, (Windowed, OnPaths)):
+        patch = patch.inner
     return type(patch).qkv is not Patch.qkv or type(patch).probs is not Patch.probs
 
 
@@ -523,7 +529,7 @@ class _Product(TorchFunctionMode):
         self.reached = True
         for call in self.calls:
             query, key, value = call._binding.patch.qkv(call, query, key, value)
-        watchers = [c for c in self.calls if _sees_probs(c._binding.patch)]
+        watchers = [c for c in self.calls if _sees_probs(c)]
         if not watchers:
             return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         score = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -537,8 +543,12 @@ class _Product(TorchFunctionMode):
         return F.dropout(p, dropout_p) @ value
 
 
-def _sees_probs(patch: Patch) -> bool:
-    patch = patch.inner if isinstance(patch, (Windowed, OnPaths)) else patch
+def _sees_probs(call: Call) -> bool:
+    patch = call._binding.patch
+    while isinstance(patch, (Windowed, OnPaths)):
+        if not patch.active(call):
+            return False
+        patch = patch.inner
     return type(patch).probs is not Patch.probs
 
 
