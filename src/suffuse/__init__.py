@@ -2,4 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "BadInput": "core.errors",
+    "Cond": "core.cond",
+    "Damaged": "core.errors",
+    "Grid": "core.grid",
+    "Images": "core.model",
+    "Model": "core.model",
+    "Refused": "core.errors",
+    "Result": "core.engine",
+    "Start": "core.engine",
+    "State": "core.engine",
+    "SuffuseError": "core.errors",
+    "cite": "core.registry",
+    "from_pretrained": "loading.sources",
+    "load": "loading.sources",
+    "recipe_of": "images",
+    "replay": "rebuild",
+    "sample": "core.engine",
+    "trace": "core.engine",
+}
+"""Name -> module; imported on first use, because importing torch takes seconds."""
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -11,5 +11,6 @@ __getattr__, __dir__ = lazy(
         "LinearAG": "adaptive",
         "ScheduledCFG": "adaptive",
         "CFG": "cfg",
+        "Embedded": "embedded",
     },
 )

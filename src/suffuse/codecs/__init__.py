@@ -1,0 +1,7 @@
+"""Autoencoders and other maps between pictures and states."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(__name__, {"Pixels": "pixel", "VAE": "autoencoder"})

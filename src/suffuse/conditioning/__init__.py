@@ -1,0 +1,19 @@
+"""From prompts to what a network is told: text encoders, classes, sizes."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "CLIPText": "clip",
+        "CLIPPair": "clip",
+        "PooledCLIP": "clip",
+        "T5Text": "t5",
+        "AppendedT5": "t5",
+        "Classes": "classes",
+        "TimeIds": "sizes",
+        "Resolution": "sizes",
+    },
+)

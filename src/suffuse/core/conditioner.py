@@ -1,0 +1,117 @@
+"""From prompts to a Cond: a chain of pieces, each of which adds the entries it knows how to make."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .cond import Cond
+from .errors import BadInput
+from .plugin import Prompt
+
+Size = tuple[int, int]
+"""Height and width of a picture in pixels."""
+
+
+class Piece(nn.Module, ABC):
+    """One link of a conditioner: a text encoder, a table of classes, the picture's size."""
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """What a saved model stores of it, by diffusers' names."""
+        return {}
+
+    @property
+    def optional(self) -> bool:
+        """True where the absence of a prompt can be encoded, and so "null" exists."""
+        return True
+
+    @abstractmethod
+    def forward(self, prompts: Sequence[Prompt | None], cond: Cond, size: Size) -> Cond:
+        """`cond` with this piece's entries, one row a prompt.
+
+        Args:
+            prompts: what to encode; None is the absence of a prompt, as classifier-free guidance needs it.
+            cond: entries of the pieces before.
+            size: of the pictures to be made.
+        """
+
+    def overflow(self, prompt: Prompt) -> str | None:
+        """The end of `prompt` that this piece cannot read; "" if it reads all of it, None if it reads no text."""
+        return None
+
+
+class Conditioner(nn.Module):
+    """A chain of pieces.
+
+    Args:
+        pieces: in order; a piece sees the entries of those before it.
+    """
+
+    def __init__(self, pieces: Sequence[Piece]):
+        super().__init__()
+        self.pieces = nn.ModuleList(pieces)
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """What a saved model stores, by diffusers' names."""
+        return {k: v for piece in self.pieces for k, v in piece.components.items()}  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def encode(
+        self,
+        prompts: Sequence[Prompt | None],
+        negative: Sequence[Prompt | None] | None = None,
+        *,
+        others: Mapping[str, Prompt] | None = None,
+        size: Size = (0, 0),
+        truncate: bool = False,
+    ) -> Cond:
+        """The Cond of some prompts, one row each, with the alternatives "null" and those of `others`.
+
+        Equal prompts are encoded once.
+
+        Args:
+            prompts: strings, or names or numbers of classes; None for none.
+            negative: what "null" stands for, one for each prompt; default None for each.
+            others: further alternatives, name -> prompt, the same in every row.
+            size: height and width of the pictures to be made, in pixels.
+            truncate: cut off what no text encoder can read, instead of refusing it.
+
+        Raises:
+            BadInput: a prompt that is too long, or one of a kind that this model does not take.
+        """
+        nulls = [None] * len(prompts) if negative is None else list(negative)
+        if len(nulls) != len(prompts):
+            raise BadInput(
+                f"negative_prompt: {len(nulls)} for {len(prompts)} prompts; give one, or one for each prompt"
+            )
+        named = {k: [p] * len(prompts) for k, p in (others or {}).items()}
+        if negative is not None or all(piece.optional for piece in self.pieces):
+            named["null"] = nulls
+        unique = list(dict.fromkeys([*prompts, *(p for row in named.values() for p in row)]))
+        for prompt in unique:
+            self._check(prompt, truncate)
+        cond = Cond()
+        for piece in self.pieces:
+            cond = piece(unique, cond, size)
+
+        def rows(of: Sequence[Prompt | None]) -> Cond:
+            return cond[torch.tensor([unique.index(p) for p in of])] if cond.entries else cond
+
+        return rows(prompts).with_alt(**{name: rows(of) for name, of in named.items()})
+
+    def _check(self, prompt: Prompt | None, truncate: bool) -> None:
+        if prompt is None:
+            return
+        if not any(True for _ in self.pieces):
+            raise BadInput(f"prompt={prompt!r}: this model takes no prompt; leave it out")
+        lost = [o for piece in self.pieces if (o := piece.overflow(prompt)) is not None]  # type: ignore[operator]
+        if lost and not truncate and (rest := min(lost, key=len)):
+            raise BadInput(
+                f"prompt: too long for this model's text encoder, {rest!r} would be cut off; shorten it, or give truncate=True"
+            )

@@ -1,0 +1,239 @@
+"""How pictures are made from resolved arguments: `Model.generate` resolves them, `Generation` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..images import to_pil
+from .cond import Cond
+from .engine import Start, sample
+from .errors import BadInput, Refused
+from .grid import Grid, Spacing
+from .noise import Keyed, Noise, Stream
+from .plugin import Needs, Plugin, Prompt
+from .process import Process
+from .recipe import Recipe, hash_of, recipe
+from .step import Guidance, Hook, Sampler, Step, StepFunction, _chain
+from .value import Value
+
+if TYPE_CHECKING:
+    from .model import Images, Model
+
+
+def one_of(name: str, value: Any, alias: str, other: Any, default: Any) -> Any:
+    """The argument that was given, under its own name or under diffusers' one."""
+    if value is not None and other is not None:
+        raise BadInput(f"{name}={value!r} and {alias}={other!r}: two names of one argument; give one of them")
+    return value if value is not None else other if other is not None else default
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadInput(f"{name}={value!r}: must be a whole number, at least 1")
+    return value
+
+
+def noise_of(seed: int | None, generator: torch.Generator | None, noise: Noise | None) -> Noise:
+    """The source of noise that one of three arguments names; seed 0 without any."""
+    if sum(v is not None for v in (seed, generator, noise)) > 1:
+        raise BadInput("seed, generator and noise: more than one was given; give one")
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise BadInput(
+                f"generator={type(generator).__name__}: must be one torch.Generator; for a seed per picture use `seed` and `samples`"
+            )
+        return Stream(generator)
+    if noise is not None:
+        return noise
+    if isinstance(seed, bool) or not isinstance(seed, (int, type(None))):
+        raise BadInput(f"seed={seed!r}: must be a whole number")
+    return Keyed(seed or 0)
+
+
+def fitting(name: str, value: Tensor, rows: int) -> Tensor:
+    """`value` with one entry for each of `rows`: as it is, or one for all, or each prompt's for its pictures."""
+    if rows % len(value):
+        raise BadInput(f"{name}: {len(value)} for {rows} pictures; give one, or one for each prompt")
+    return value.repeat_interleave(rows // len(value), 0)
+
+
+@dataclass(frozen=True)
+class StepEnd(Hook):
+    """diffusers' callback after every step: function(model, step, timestep, {"latents": x}) -> {"latents": x} or nothing."""
+
+    function: Callable[[Any, int, float, dict[str, Value]], Mapping[str, Value] | None]
+    model: Any
+
+    def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
+        out = step(x, at)
+        changed = self.function(self.model, at.i, at.process.timestep(at.t).item(), {"latents": out})
+        return (changed or {}).get("latents", out)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A picture that a run starts from, and where it may change.
+
+    Args:
+        pixels: (B, 3, H, W) in [-1, 1].
+        mask: (B, 1, H, W), 1 where the picture is to change, 0 where it is to stay; None changes all.
+        strength: share of the steps that are made, 0 to 1.
+    """
+
+    pixels: Tensor
+    mask: Tensor | None
+    strength: float
+
+    def first(self, grid: Grid) -> int:
+        """The step of the grid at which the run begins."""
+        made = min(int(grid.n * self.strength), grid.n)
+        if made < 1:
+            raise BadInput(
+                f"strength={self.strength}: no step of {grid.n} is left; give at least {1 / grid.n:.2g}, or more steps"
+            )
+        return grid.n - made
+
+    def prepare(
+        self, model: Model, cond: Cond, process: Process, grid: Grid, noise: Noise, ids: Sequence[int]
+    ) -> tuple[Start, Cond]:
+        """Where a run on these rows starts, and the condition by which it knows what is to stay.
+
+        Noise is drawn once: the kept part of the picture moves along the line from it to the noise that the run
+        started from, so that both parts belong together at every step.
+        """
+        x0 = model.encode(self.pixels)
+        z = noise.normal(x0, ids, "start")
+        t = grid.node(self.first(grid))
+
+        def draw(like: Tensor, tag: str = "", kind: str = "normal") -> Tensor:
+            return z
+
+        # Without strength, what is painted over owes nothing to the picture below it, as in diffusers' inpainting.
+        fresh = self.mask is not None and self.strength >= 1.0
+        x = (process.prior(x0) if fresh else process.marginal(x0, t)).sample(draw)
+        if self.mask is not None:
+            cond = self._known(model, cond, x0, z)
+        return Start.exactly(x, t.item()), cond
+
+    def _known(self, model: Model, cond: Cond, x0: Tensor, z: Tensor) -> Cond:
+        assert self.mask is not None
+        if model.defaults.inpainting is not None:
+            mask = F.adaptive_avg_pool2d(self.mask, x0.shape[-2:])
+            return cond.with_alt(known=Cond({"x0": x0, "noise": z, "mask": mask}))
+        hard = (self.mask >= 0.5).to(self.mask)
+        kept = model.encode(self.pixels * (1.0 - hard))
+        return cond | {"source": torch.cat([F.interpolate(hard, x0.shape[-2:]), kept], 1)}
+
+    def __getitem__(self, rows: Any) -> Source:
+        return Source(self.pixels[rows], None if self.mask is None else self.mask[rows], self.strength)
+
+    def composite(self, pixels: Tensor) -> Tensor:
+        """`pixels` where the mask says so, the source's own elsewhere."""
+        return pixels if self.mask is None else self.pixels + self.mask * (pixels - self.pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Pictures to be made: every argument of `Model.generate`, resolved.
+
+    Args:
+        prompts, negatives: words of every picture.
+        cond: one row a picture.
+        ids: identity of every picture.
+        grid: times of the full run.
+        source: picture to start from, or None.
+        latents: start states, or None.
+        shape: (C, h, w) of one state.
+        batch: pictures made at once.
+    """
+
+    model: Model
+    prompts: Sequence[Prompt | None]
+    negatives: Sequence[Prompt | None]
+    cond: Cond
+    ids: Sequence[int]
+    grid: Grid
+    spacing: Spacing
+    sampler: Sampler
+    guidance: Guidance
+    patches: Sequence[Any]
+    hooks: Sequence[Hook]
+    noise: Noise
+    source: Source | None
+    latents: Tensor | None
+    shape: tuple[int, ...]
+    batch: int
+    progress: Callable[[Step], None] | None
+
+    def run(self) -> Images:
+        """Make them, `batch` at a time."""
+        from .model import Images
+
+        latents: list[Tensor] = []
+        nfe: list[Tensor] = []
+        pictures: list[Image.Image] = []
+        for part in self._parts():
+            start, cond = self._start(part)
+            result = sample(
+                self.model.denoiser, start, sampler=self.sampler, grid=self.grid, cond=cond, guidance=self.guidance,
+                patches=self.patches, hooks=self._hooks, noise=self.noise, samples=self.ids[part],
+                setting=self.model.setting(self.shape), progress=self.progress,
+            )  # fmt: skip
+            pixels = self.model.decode(result.x)
+            pictures += to_pil(pixels if self.source is None else self.source[part].composite(pixels))
+            latents.append(result.x)
+            nfe.append(result.nfe)
+        return Images(pictures, torch.cat(latents), torch.cat(nfe), self.recipes())
+
+    def recipes(self) -> list[Recipe]:
+        """What rebuilds each picture."""
+        source = self.source
+        shared = recipe(
+            parts={"sampler": self.sampler, "spacing": self.spacing, "guidance": self.guidance,
+                   "patches": [*self.model.changes, *self.patches], "hooks": self.hooks},
+            plain={"model": self.model.name, "fingerprint": self.model.fingerprint, "steps": self.grid.n,
+                   "seed": getattr(self.noise, "seed", None), "height": self.shape[1] * self.model.codec.space.factor,
+                   "width": self.shape[2] * self.model.codec.space.factor, "strength": source.strength if source else None,
+                   "image": hash_of(source and source.pixels), "mask": hash_of(source and source.mask),
+                   "latents": hash_of(self.latents)},
+        )  # fmt: skip
+        words = zip(self.prompts, self.negatives, self.ids, strict=True)
+        own = ({"prompt": p, "negative_prompt": q, "sample": i} for p, q, i in words)
+        return [{**{k: v for k, v in each.items() if v is not None}, **shared} for each in own]
+
+    def _parts(self) -> Iterator[slice]:
+        rows = len(self.ids)
+        coupled = [
+            p
+            for p in (self.sampler, *_chain(self.guidance), *self.patches, *self.hooks)
+            if Needs.COUPLES in getattr(p, "needs", Needs.NOTHING)
+        ]
+        if coupled and self.batch < rows:
+            raise Refused(
+                f"batch={self.batch}: {coupled[0]} lets the {rows} pictures influence each other; leave out batch, or make fewer pictures"
+            )
+        return (slice(k, min(k + self.batch, rows)) for k in range(0, rows, self.batch))
+
+    def _start(self, part: slice) -> tuple[Start, Cond]:
+        cond = self.cond[part] if self.cond.entries else self.cond
+        process = self.model.denoiser.process.given(cond)
+        if self.source is not None:
+            return self.source[part].prepare(self.model, cond, process, self.grid, self.noise, self.ids[part])
+        first = self.grid.node(0).item()
+        if self.latents is not None:
+            return Start.exactly(self.latents[part], first), cond
+        like = torch.zeros(len(self.ids[part]), *self.shape, device=self.model.device)
+        return Start(first, lambda process: process.prior(like)), cond
+
+    @property
+    def _hooks(self) -> Sequence[Hook]:
+        keeps = self.source is not None and self.source.mask is not None and self.model.defaults.inpainting
+        return [*self.hooks, keeps] if keeps else self.hooks

@@ -1,0 +1,413 @@
+"""What a user holds: a conditioner, a denoiser and a codec, with the settings that they were released with."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..images import Picture, mask_tensor, save_png, to_tensor
+from .codec import Codec
+from .cond import Cond
+from .conditioner import Conditioner, Size
+from .denoiser import Denoiser, Network, View
+from .engine import Result, Run, sample
+from .errors import BadInput
+from .fingerprint import fingerprint, version
+from .generation import Generation, Source, StepEnd, fitting, noise_of, one_of, whole
+from .grid import Spacing
+from .noise import Noise
+from .plugin import Plugin, Prompt, Setting
+from .recipe import Recipe
+from .step import Guidance, Hook, Sampler, Step
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model is run where nothing else is said.
+
+    Args:
+        sampler, spacing, steps, guidance: of a run.
+        guide: the guidance that a number means, such as `CFG`.
+        size: height and width in pixels.
+        multiple: both must be divisible by it.
+        inversion: sampler that turns pictures into noise.
+        inpainting: hook that keeps a part of the picture, reading `cond.alt["known"]`; None where the network itself
+            takes the mask and the picture.
+    """
+
+    sampler: Sampler
+    spacing: Spacing
+    steps: int
+    guidance: Guidance
+    guide: Callable[[float], Guidance]
+    size: Size
+    multiple: int
+    inversion: Sampler
+    inpainting: Hook | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the model is written in diffusers' layout.
+
+    Args:
+        pipeline: name of its pipeline class.
+        net: the denoising network's name in it, "unet" or "transformer".
+        scheduler: its scheduler's configuration.
+        others: further entries of model_index.json.
+    """
+
+    pipeline: str
+    net: str
+    scheduler: Mapping[str, Any]
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """What `Model.generate` returns.
+
+    Attributes:
+        images: PIL images.
+        latents: (B, C, h, w) final states; `model.decode(latents)` gives pixels as a tensor.
+        nfe: (B,) network evaluations spent on each.
+        recipes: what rebuilds each.
+    """
+
+    images: list[Image.Image]
+    latents: Tensor
+    nfe: Tensor
+    recipes: list[Recipe]
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""
+        path = Path(path)
+        if path.suffix.lower() == ".png":
+            if len(self.images) > 1:
+                raise BadInput(f"path: {path} is one file for {len(self.images)} pictures; give a folder")
+            return [save_png(self.images[0], path, self.recipes[0])]
+        pairs = zip(self.images, self.recipes, strict=True)
+        return [save_png(image, path / f"{k:03d}.png", r) for k, (image, r) in enumerate(pairs)]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded checkpoint. `suffuse.load` makes one; a changed model is a view that shares its weights.
+
+    Args:
+        conditioner: prompts to conditions.
+        codec: pictures to states and back.
+        denoiser: what predicts.
+        defaults: how it is run.
+        layout: how it is written.
+        name: what it was loaded as.
+    """
+
+    conditioner: Conditioner
+    codec: Codec
+    denoiser: Denoiser
+    defaults: Defaults
+    layout: Layout
+    name: str = ""
+    _prints: dict[Any, str] = field(default_factory=dict, repr=False)
+
+    # making pictures
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt] | None = None,
+        *,
+        negative_prompt: Prompt | Sequence[Prompt] | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        mask_image: Picture | Sequence[Picture] | None = None,
+        strength: float | None = None,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        sampler: Sampler | None = None,
+        spacing: Spacing | None = None,
+        patches: Sequence[Any] = (),
+        hooks: Sequence[Hook] = (),
+        seed: int | None = None,
+        noise: Noise | None = None,
+        n: int | None = None,
+        samples: Sequence[int] | None = None,
+        batch: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        latents: Tensor | None = None,
+        truncate: bool = False,
+        progress: Callable[[Step], None] | None = None,
+        callback_on_step_end: Callable[..., Mapping[str, Tensor] | None] | None = None,
+        generator: torch.Generator | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int | None = None,
+    ) -> Images:
+        """Pictures of a prompt; from another picture, or in the masked part of one, where `image` is given.
+
+        Args:
+            prompt: text, or name or number of a class; a list makes pictures of each.
+            negative_prompt: what guidance leads away from.
+            image: picture to start from.
+            mask_image: white where `image` is to change, black where it is to stay; grey blends.
+            strength: share of the steps made from `image`, 0 to 1; default 0.8, with a mask 1.
+            steps: steps of the full grid (diffusers' `num_inference_steps`).
+            guidance: a guidance, or its scale (`guidance_scale`); a scale of 1 or less is none.
+            sampler, spacing, patches, hooks: plug-ins.
+            seed, generator, noise: one source of noise; default seed 0. A `generator` is read in diffusers' order.
+            n: pictures of each prompt (`num_images_per_prompt`).
+            samples: identities of the pictures, default 0, 1, 2, ...; `samples=[3]` makes the fourth of a batch alone.
+            batch: pictures made at once; default all.
+            height, width: in pixels; default those of `image`, else the model's own.
+            latents: (B, C, h, w) start states instead of noise.
+            truncate: cut off the end of a prompt that is too long, instead of refusing it.
+            progress: called with each step before it is made.
+            callback_on_step_end: function(model, step, timestep, {"latents": x}); may return changed latents.
+
+        Raises:
+            BadInput: an argument that cannot be used. Refused: parts that do not go together. Diverged: NaN.
+        """
+        chosen = self._guidance(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
+        steps = whole("steps", one_of("steps", steps, "num_inference_steps", num_inference_steps, self.defaults.steps))
+        n = whole("n", one_of("n", n, "num_images_per_prompt", num_images_per_prompt, 1))
+        sampler = sampler or self.defaults.sampler
+        spacing = spacing or sampler.spacing or self.defaults.spacing
+        size = self._size(height, width, image)
+        shape = (self.codec.space.channels, *(side // self.codec.space.factor for side in size))
+        prompts = [p for p in _listed(prompt) for _ in range(n)]
+        negatives = _spread("negative_prompt", _listed(negative_prompt), len(prompts))
+        others = {
+            k: p
+            for part in (chosen, sampler, *hooks, *patches)
+            if isinstance(part, Plugin)
+            for k, p in part.prompts().items()
+        }
+        hooks = [*([StepEnd(callback_on_step_end, self)] if callback_on_step_end else []), *hooks]
+        return Generation(
+            model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
+            patches=patches, hooks=hooks, shape=shape, progress=progress,
+            cond=self.conditioner.encode(prompts, negatives, others=others, size=size, truncate=truncate),
+            ids=_identities(samples, len(prompts)),
+            grid=spacing.grid(self.denoiser.process, steps, shape),
+            noise=noise_of(seed, generator, noise),
+            source=self._source(image, mask_image, strength, size, len(prompts), latents),
+            latents=self._latents(latents, shape, len(prompts)),
+            batch=len(prompts) if batch is None else whole("batch", batch),
+        ).run()  # fmt: skip
+
+    def condition(
+        self,
+        prompt: Prompt | Sequence[Prompt] | None = None,
+        negative_prompt: Prompt | Sequence[Prompt] | None = None,
+        *,
+        n: int = 1,
+        size: Size | None = None,
+        truncate: bool = False,
+    ) -> Cond:
+        """The condition of `n` pictures a prompt, for `sample` and `trace`, with the alternative "null"."""
+        prompts = [p for p in _listed(prompt) for _ in range(n)]
+        negatives = _spread("negative_prompt", _listed(negative_prompt), len(prompts))
+        return self.conditioner.encode(prompts, negatives, size=size or self.defaults.size, truncate=truncate)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        image: Picture | Sequence[Picture],
+        prompt: Prompt | Sequence[Prompt] | None = None,
+        *,
+        steps: int | None = None,
+        guidance: Guidance | float = 1.0,
+        spacing: Spacing | None = None,
+        save: Callable[[Run], Any] | None = None,
+        progress: Callable[[Step], None] | None = None,
+    ) -> Result:
+        """The noise that a picture came from: DDIM along the grid in reverse.
+
+        `model.generate(prompt, latents=result.x, steps=..., sampler=DDIM(), guidance=...)` leads back.
+
+        Args:
+            image: one, or one for each prompt.
+            prompt: what it shows.
+            steps, guidance, spacing: of the inversion; without guidance it is most exact.
+            save: called with every state on the way; its results are `result.saved`.
+            progress: called with each step before it is made.
+        """
+        x0 = self.encode(to_tensor(image))
+        prompts = _spread("prompt", _listed(prompt), len(x0))
+        spacing = spacing or self.defaults.spacing
+        grid = spacing.grid(self.denoiser.process, whole("steps", steps or self.defaults.steps), tuple(x0.shape[1:]))
+        size = (x0.shape[-2] * self.codec.space.factor, x0.shape[-1] * self.codec.space.factor)
+        return sample(
+            self.denoiser, x0, sampler=self.defaults.inversion, grid=grid.reversed(), cond=self.condition(prompts, size=size),
+            guidance=self._guidance(guidance), setting=self.setting(tuple(x0.shape[1:])), save=save, progress=progress,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def encode(self, image: Picture | Sequence[Picture]) -> Tensor:
+        """(B, C, h, w): the states of pictures."""
+        pixels = to_tensor(image)
+        self._check_size(*pixels.shape[-2:])
+        return self.codec.encode(pixels.to(self.device))[0]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, 3, H, W), nominally in [-1, 1]: the pictures of states; `suffuse.images.to_pil` makes them PIL images."""
+        return self.codec.decode(latents)
+
+    # changing it
+    def with_(self, *items: Any) -> Model:
+        """A view with patches or adapters, the first outermost; weights are shared."""
+        return replace(self, denoiser=self.denoiser.with_(*items))
+
+    def with_conditioner(self, conditioner: Conditioner) -> Model:
+        """The same model told otherwise what to make."""
+        return replace(self, conditioner=conditioner)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Model:
+        """Move its modules, in place, and return it."""
+        for module in (self.conditioner, self.codec, self.denoiser):
+            module.to(device=device, dtype=dtype)
+        return self
+
+    # what it is
+    @property
+    def device(self) -> torch.device:
+        """Where its network is."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def net(self) -> nn.Module:
+        """The denoising network itself, below all views."""
+        inner: Any = self.denoiser
+        while not isinstance(inner, Network):
+            inner = inner.base
+        return inner.net
+
+    @property
+    def changes(self) -> list[Any]:
+        """The patches and adapters of this view, the outermost first."""
+        found: list[Any] = []
+        inner: Any = self.denoiser
+        while not isinstance(inner, Network):
+            if isinstance(inner, View):
+                found.append(inner.adapter or inner.binding.patch)
+            inner = inner.base
+        return found
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """Its parts by diffusers' names."""
+        return {**self.conditioner.components, **self.codec.components, self.layout.net: self.net}
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for exactly these weights, adapters included."""
+        return self._print([*(m for m in self.components.values() if isinstance(m, nn.Module)),
+                            *(c for c in self.changes if isinstance(c, nn.Module))])  # fmt: skip
+
+    def setting(self, shape: tuple[int, ...] = ()) -> Setting:
+        """Where plug-ins run: the network, and the shape of one state."""
+        return Setting(model=self._print([self.net]), shape=shape)
+
+    def _print(self, modules: Sequence[nn.Module]) -> str:
+        key = version(*modules)
+        if key not in self._prints:
+            self._prints[key] = fingerprint(*modules)
+        return self._prints[key]
+
+    # storing it
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write it in diffusers' layout; the folder is whole or absent."""
+        from ..loading.folder import save
+
+        return save(self, Path(folder))
+
+    def to_diffusers(self) -> Any:
+        """diffusers' own pipeline of the same modules, with the scheduler of the checkpoint."""
+        from ..loading.folder import pipeline
+
+        return pipeline(self)
+
+    # arguments
+    def _guidance(self, guidance: Guidance | float | None) -> Guidance:
+        if guidance is None or isinstance(guidance, Guidance):
+            return guidance or self.defaults.guidance
+        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+            raise BadInput(f"guidance={guidance!r}: must be a guidance such as CFG(5), or its scale")
+        return self.defaults.guide(float(guidance))
+
+    def _size(self, height: int | None, width: int | None, image: Any) -> Size:
+        own = (
+            tuple(to_tensor(image).shape[-2:]) if image is not None and None in (height, width) else self.defaults.size
+        )
+        size = (
+            own[0] if height is None else whole("height", height),
+            own[1] if width is None else whole("width", width),
+        )
+        self._check_size(*size)
+        return size
+
+    def _check_size(self, height: int, width: int) -> None:
+        k = self.defaults.multiple
+        if height % k or width % k:
+            near = [max(k, k * round(side / k)) for side in (height, width)]
+            raise BadInput(
+                f"size {height}x{width} (height x width): both must be multiples of {k}; the nearest is {near[0]}x{near[1]}"
+            )
+
+    def _source(
+        self, image: Any, mask: Any, strength: float | None, size: Size, rows: int, latents: Tensor | None
+    ) -> Source | None:
+        if image is None:
+            given = "mask_image" if mask is not None else "strength" if strength is not None else None
+            if given:
+                raise BadInput(f"{given}: needs a picture to start from; give image")
+            return None
+        if latents is not None:
+            raise BadInput("latents and image: two starts of one run; give one of them")
+        strength = (1.0 if mask is not None else 0.8) if strength is None else strength
+        if not 0.0 < strength <= 1.0:
+            raise BadInput(f"strength={strength}: must be above 0 and at most 1")
+        pixels = fitting("image", to_tensor(image, size), rows).to(self.device)
+        return Source(
+            pixels,
+            None if mask is None else fitting("mask_image", mask_tensor(mask, size), rows).to(self.device),
+            strength,
+        )
+
+    def _latents(self, latents: Tensor | None, shape: tuple[int, ...], rows: int) -> Tensor | None:
+        if latents is None:
+            return None
+        if tuple(latents.shape[1:]) != shape:
+            raise BadInput(f"latents: shape {tuple(latents.shape)}; this run needs {(rows, *shape)}")
+        return fitting("latents", latents, rows).to(self.device, torch.float32)
+
+
+def _listed(prompt: Any) -> list[Any]:
+    if isinstance(prompt, (list, tuple)):
+        if not prompt:
+            raise BadInput("prompt: an empty list; give at least one prompt")
+        return list(prompt)
+    return [prompt]
+
+
+def _spread(name: str, given: list[Any], rows: int) -> list[Any]:
+    """One for each row: as given, or one for all, or each prompt's for its pictures."""
+    if rows % len(given):
+        raise BadInput(f"{name}: {len(given)} for {rows} pictures; give one, or one for each")
+    return [p for p in given for _ in range(rows // len(given))]
+
+
+def _identities(samples: Sequence[int] | None, rows: int) -> list[int]:
+    ids = list(range(rows)) if samples is None else [int(s) for s in samples]
+    if len(ids) != rows:
+        raise BadInput(f"samples={ids}: {len(ids)} identities for {rows} pictures; give one each")
+    return ids

@@ -1,0 +1,54 @@
+"""What rebuilds a picture: plain data, written into its file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .environment import versions
+from .errors import BadInput
+
+Recipe = Mapping[str, Any]
+
+
+def recipe(*, parts: Mapping[str, Any], plain: Mapping[str, Any]) -> Recipe:
+    """A recipe; what is None or empty is left out.
+
+    Args:
+        parts: plug-ins or lists of them, said as expressions. One that an expression cannot say (it holds tensors or
+            functions) is listed under "lost", and the recipe does not rebuild the picture.
+        plain: everything else, as JSON can hold it.
+    """
+    lost: list[str] = []
+    said = {name: _say(name, part, lost) for name, part in parts.items()}
+    whole = {**plain, **said, "lost": lost, "versions": dict(versions())}
+    return {k: v for k, v in whole.items() if v is not None and v != []}
+
+
+def _say(name: str, part: Any, lost: list[str]) -> Any:
+    from .expression import unparse
+
+    if isinstance(part, Sequence) and not isinstance(part, str):
+        return [said for p in part if (said := _say(name, p, lost)) is not None]
+    if part is None:
+        return None
+    try:
+        return unparse(part)
+    except BadInput:
+        lost.append(f"{name}: {type(part).__name__}")
+        return None
+
+
+def hash_of(pixels: Tensor | None) -> str | None:
+    """16 digits that recognise a picture or mask."""
+    return (
+        None
+        if pixels is None
+        else hashlib.blake2b(pixels.detach().cpu().contiguous().numpy(), digest_size=8).hexdigest()
+    )
+
+
+Progress = Callable[[Any], None]

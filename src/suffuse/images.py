@@ -1,0 +1,137 @@
+"""Pictures as tensors, as PIL images, and as PNG files that carry the recipe which rebuilds them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from .core.errors import BadInput, Damaged
+from .core.files import atomic_write
+
+Picture = Union[Image.Image, Tensor, np.ndarray, str, os.PathLike]
+"""A PIL image; a tensor (3, H, W) or (B, 3, H, W) in [-1, 1]; a uint8 array (H, W, 3); or a file."""
+
+KEY = "suffuse"
+
+
+def to_tensor(pictures: Picture | Sequence[Picture], size: tuple[int, int] | None = None) -> Tensor:
+    """(B, 3, H, W) float32 in [-1, 1].
+
+    Args:
+        pictures: one or several, of one size unless `size` is given.
+        size: height and width to resize to (Lanczos).
+
+    Raises:
+        BadInput: not a picture, or pictures of different sizes.
+    """
+    return torch.cat([_one(p, size, "RGB", "image") * 2.0 - 1.0 for p in _several(pictures)])
+
+
+def mask_tensor(masks: Picture | Sequence[Picture], size: tuple[int, int] | None = None) -> Tensor:
+    """(B, 1, H, W) float32 in [0, 1], 1 where the mask is white; a tensor or float array is taken as it is."""
+    return torch.cat([_one(m, size, "L", "mask_image") for m in _several(masks)])
+
+
+def to_pil(pixels: Tensor) -> list[Image.Image]:
+    """PIL images of pixels (B, 3, H, W) in [-1, 1]; values outside are clipped."""
+    values = ((pixels.detach().float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return [Image.fromarray(v.permute(1, 2, 0).numpy()) for v in values]
+
+
+def save_png(image: Image.Image, path: str | os.PathLike[str], recipe: Mapping[str, Any] | None = None) -> Path:
+    """Write a PNG file whole or not at all, with its recipe as text chunk "suffuse"."""
+    info = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        info.add_itxt(KEY, json.dumps(recipe, ensure_ascii=False))
+    return atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=info))
+
+
+def recipe_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The recipe in a PNG file that suffuse wrote.
+
+    Raises:
+        BadInput: there is no such file, or it is not a picture, or it has no recipe. Damaged: the recipe does not parse.
+    """
+    text = _open(path).info.get(KEY)
+    if text is None:
+        raise BadInput(
+            f"{path}: has no recipe; it was not written by suffuse, or a program that edited it left the recipe out"
+        )
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Damaged(f"{path}: its recipe is not valid JSON ({error}); it cannot be rebuilt from it") from error
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+        return image
+    except FileNotFoundError:
+        raise BadInput(f"{path}: there is no such file; check the path") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{path}: cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
+
+
+def _several(pictures: Any) -> list[Any]:
+    if isinstance(pictures, Tensor):
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    if isinstance(pictures, np.ndarray):
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    if isinstance(pictures, (list, tuple)):
+        if not pictures:
+            raise BadInput("image: an empty list; give at least one picture")
+        return list(pictures)
+    return [pictures]
+
+
+def _one(picture: Any, size: tuple[int, int] | None, mode: str, name: str) -> Tensor:
+    """(1, C, H, W) in [0, 1]."""
+    if isinstance(picture, Tensor):
+        value = _from_tensor(picture, mode, name)
+        if size is not None and tuple(value.shape[-2:]) != size:
+            raise BadInput(
+                f"{name}: a tensor of {value.shape[-2]}x{value.shape[-1]} for a picture of {size[0]}x{size[1]}; resize it, or give a PIL image"
+            )
+        return value
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8:
+            raise BadInput(f"{name}: an array of {picture.dtype}; give uint8 values, or a tensor")
+        picture = Image.fromarray(picture)
+    elif not isinstance(picture, Image.Image):
+        if not isinstance(picture, (str, os.PathLike)):
+            raise BadInput(f"{name}: a {type(picture).__name__} is not a picture; give a PIL image, a tensor or a path")
+        picture = _open(picture)
+    if picture.mode in ("RGBA", "LA", "PA") and mode == "RGB":
+        # What is transparent shows white, as on a page; the colour hidden below it means nothing.
+        page = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(page, picture.convert("RGBA"))
+    picture = picture.convert(mode)
+    if size is not None and picture.size != size[::-1]:
+        picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
+    array = torch.from_numpy(np.array(picture, dtype=np.float32) / 255.0)
+    return array[None, None] if mode == "L" else array.permute(2, 0, 1)[None]
+
+
+def _from_tensor(value: Tensor, mode: str, name: str) -> Tensor:
+    channels = 1 if mode == "L" else 3
+    if mode == "L" and value.ndim == 2:
+        value = value[None]
+    if value.ndim != 3 or value.shape[0] != channels or not value.is_floating_point():
+        raise BadInput(
+            f"{name}: a {value.dtype} tensor of shape {tuple(value.shape)}; give floats of shape (B, {channels}, H, W)"
+        )
+    low = 0.0 if mode == "L" else -1.0
+    if value.numel() and not (low - 1e-3 <= value.min().item() and value.max().item() <= 1.0 + 1e-3):
+        raise BadInput(f"{name}: values from {value.min():.3g} to {value.max():.3g}; scale them to [{low:.0f}, 1]")
+    value = value.float()[None]
+    return value if mode == "L" else value / 2 + 0.5

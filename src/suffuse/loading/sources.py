@@ -1,0 +1,75 @@
+"""What a name stands for: a bundled model, a folder, a file, or a repository on the hub. Told by content, not by suffix."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import BadInput, nearest
+from ..core.model import Model
+
+BUNDLED = Path(__file__).parents[1] / "zoo" / "models"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(
+    name: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    variant: str | None = None,
+) -> Model:
+    """A model, ready to run.
+
+    Args:
+        name: a bundled model ("shapes"), a folder in diffusers' layout, a single safetensors file, or a repository on the
+            hub ("owner/name"), which is fetched if it is not on this machine yet (HF_HUB_OFFLINE=1 forbids it).
+        dtype: of the weights; default float32, also for files in half precision. On a CPU bfloat16 may be faster,
+            float16 is twenty times slower and refused.
+        device: where to put it; default the CPU.
+        variant: of the files, such as "fp16".
+
+    Raises:
+        BadInput: nothing of this name, or not a model that is known. Damaged: a file is missing or damaged, by name.
+    """
+    device, dtype = torch.device(device or "cpu"), dtype or torch.float32
+    if dtype == torch.float16 and device.type == "cpu":
+        raise BadInput(
+            "dtype=torch.float16: runs twenty times slower than bfloat16 on a CPU; give torch.bfloat16 or leave it out"
+        )
+    text, path = os.fspath(name), Path(name)
+    if text in bundled():
+        model = _folder(BUNDLED / text, dtype, variant, text)
+    elif path.is_dir():
+        model = _folder(path, dtype, variant, path.resolve().name)
+    elif path.is_file():
+        from . import single_file
+
+        model = single_file.read(path, dtype)
+    elif HUB_ID.fullmatch(text):
+        from .hub import fetch
+
+        model = _folder(fetch(text, variant), dtype, variant, text)
+    else:
+        raise BadInput(
+            f"model {text!r}: no bundled model, folder, file or hub id (owner/name); {nearest(text, bundled())}"
+        )
+    return model.to(device)
+
+
+def bundled() -> list[str]:
+    """Names of the models that come with suffuse."""
+    return sorted(p.parent.name for p in BUNDLED.glob("*/model_index.json"))
+
+
+def _folder(folder: Path, dtype: torch.dtype, variant: str | None, name: str) -> Any:
+    from .folder import read
+
+    return read(folder, dtype, variant, name)
+
+
+from_pretrained = load
+"""diffusers' name of `load`."""
