@@ -89,8 +89,8 @@ def test_unpaired_arrays_and_wrong_hits_are_refused():
 
 def test_the_jackknife_of_a_mean_is_its_student_interval():
     values = np.random.default_rng(0).normal(3.0, 2.0, 20)
-    found = jackknife(values.mean(), [np.delete(values, i).mean() for i in range(20)], 20)
+    found = jackknife(values.mean(), [np.delete(values, i).mean() for i in range(20)], n=20)
     spread = 2.093024 * values.std(ddof=1) / np.sqrt(20)
     assert found.n == 20 and found.interval == pytest.approx((values.mean() - spread, values.mean() + spread), rel=1e-6)
     with pytest.raises(BadInput, match="1 blocks"):
-        jackknife(1.0, [1.0], 5)
+        jackknife(1.0, [1.0], n=5)

@@ -58,7 +58,7 @@ class VendiScore(Metric):
         without = state.without()
         if len(without) < 2:
             raise BadInput(f"images: {state.n} pictures; a Vendi score and its jackknife need 2 or more")
-        estimate = statistics.jackknife(_vendi(state.whole), [_vendi(part) for part in without], state.n)
+        estimate = statistics.jackknife(_vendi(state.whole), [_vendi(part) for part in without], n=state.n)
         protocol = f"{state.n} pictures, cosine in {self.features.name}; jackknife over {len(without)} blocks"
         return {"Vendi score": estimate.under(protocol)}
 

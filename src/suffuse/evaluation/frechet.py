@@ -31,8 +31,8 @@ class FrechetDistance(Metric):
 
     Args:
         features: the feature function.
-        reference: what is compared with, measured in the same features.
-        blocks: that the jackknife of the interval leaves out in turn; the reference is taken as given.
+        reference: what is compared with, measured in the same features; the interval takes it as given.
+        blocks: that the jackknife of the interval leaves out in turn.
 
     Reference: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 1706.08500.
 
@@ -64,7 +64,7 @@ class FrechetDistance(Metric):
             raise BadInput(f"images: {state.n} pictures; a covariance and its jackknife need 3 or more")
         near = _Root(self.reference.moments)
         value = near.distance(state.whole)
-        estimate = statistics.jackknife(value, [near.distance(part) for part in without], state.n)
+        estimate = statistics.jackknife(value, [near.distance(part) for part in without], n=state.n)
         protocol = f"{self.reference.against(state.n)}; jackknife over {len(without)} blocks"
         return {"Frechet distance": estimate.under(protocol)}
 
@@ -98,7 +98,7 @@ class KernelDistance(Metric):
 
     Args:
         features: the feature function.
-        reference: what is compared with, made with keep=True in the same features; taken as given in the interval.
+        reference: what is compared with, made with keep=True in the same features.
 
     Reference: Binkowski et al., Demystifying MMD GANs, 1801.01401.
 
@@ -122,14 +122,17 @@ class KernelDistance(Metric):
 
     def result(self, state: tuple[Tensor, ...]) -> Mapping[str, Estimate]:
         n, y = sum(map(len, state)), self.reference.every("the kernel distance")
-        if n < 3:
-            raise BadInput(f"images: {n} pictures; the jackknife of a kernel distance needs 3 or more")
+        if min(n, len(y)) < 3:
+            raise BadInput(f"images: {n}, references: {len(y)}; the jackknife of a kernel distance needs 3 of each")
         x, m = torch.cat(state), len(y)
-        own, cross, theirs = _sums(x, x) - _diagonal(x), _sums(x, y), (_sums(y, y) - _diagonal(y)).sum() / (m * (m - 1))
-        value = own.sum() / (n * (n - 1)) + theirs - 2 * cross.sum() / (n * m)
-        without = (own.sum() - 2 * own) / ((n - 1) * (n - 2)) + theirs - 2 * (cross.sum() - cross) / ((n - 1) * m)
-        estimate = statistics.jackknife(value.item(), without.numpy(), n)
-        return {"kernel distance": estimate.under(f"{self.reference.against(n)}; all pairs, jackknife over pictures")}
+        own, theirs = _sums(x, x) - _diagonal(x), _sums(y, y) - _diagonal(y)
+        cross, back = _sums(x, y), _sums(y, x)
+        within, across = own.sum() / (n * (n - 1)), cross.sum() / (n * m)
+        there = theirs.sum() / (m * (m - 1))
+        less_x = (own.sum() - 2 * own) / ((n - 1) * (n - 2)) + there - 2 * (cross.sum() - cross) / ((n - 1) * m)
+        less_y = within + (theirs.sum() - 2 * theirs) / ((m - 1) * (m - 2)) - 2 * (cross.sum() - back) / (n * (m - 1))
+        estimate = statistics.jackknife((within + there - 2 * across).item(), less_x, less_y, n=n)
+        return {"kernel distance": estimate.under(f"{self.reference.against(n)}; all pairs, jackknife over both sets")}
 
 
 def _sums(x: Tensor, y: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def proportion(hits: Sequence[bool] | ArrayLike) -> Estimate:
     return Estimate(float(test.statistic), (float(interval.low), float(interval.high)), len(flags))
 
 
-def jackknife(value: float, without: ArrayLike, n: int) -> Estimate:
+def jackknife(value: float, *without: ArrayLike, n: int) -> Estimate:
     """A statistic with the interval of its delete-one-block jackknife: value -+ t sqrt((k - 1) / k sum_i (v_i - v)^2).
 
     For smooth statistics of a whole set that are biased by its size, such as the distance between two covariances:
@@ -81,18 +81,20 @@ def jackknife(value: float, without: ArrayLike, n: int) -> Estimate:
 
     Args:
         value: the statistic of all samples.
-        without: (k,) the statistic without each of k blocks of about equal size; blocks may be single samples.
+        without: (k,) the statistic without each of k blocks of about equal size; blocks may be single samples. One
+            such array for every independent set of samples, whose variances add.
         n: number of samples.
 
     Reference: Tukey, Bias and confidence in not-quite large samples, 1958.
     """
     from scipy.stats import t
 
-    left = _numbers(without)
-    k = len(left)
-    if k < 2:
-        raise BadInput(f"without: {k} blocks; give two or more")
-    spread = float(t.ppf((1 + LEVEL) / 2, k - 1)) * np.sqrt((k - 1) / k * np.sum((left - left.mean()) ** 2))
+    sets = [_numbers(left) for left in without]
+    blocks = min(map(len, sets))
+    if blocks < 2:
+        raise BadInput(f"without: {blocks} blocks; give two or more")
+    variance = sum((len(v) - 1) * v.var() for v in sets)
+    spread = float(t.ppf((1 + LEVEL) / 2, blocks - 1) * np.sqrt(variance))
     return Estimate(float(value), (float(value - spread), float(value + spread)), n)
 
 
