@@ -8,7 +8,7 @@ import typer
 
 from suffuse import __version__
 
-from . import catalogue, claims, docs, environment, world, zoo
+from . import bench, catalogue, claims, docs, environment, generate, world, zoo
 
 app = typer.Typer(
     help="Published ways of running, steering, shrinking, training and explaining diffusion models.",
@@ -34,6 +34,8 @@ def options(
 
 
 for command in (
+    generate.generate,
+    generate.replay,
     catalogue.methods,
     catalogue.info,
     catalogue.papers,
@@ -45,3 +47,4 @@ for command in (
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(docs.app, name="docs")
+app.add_typer(bench.app, name="bench")

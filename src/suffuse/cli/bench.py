@@ -1,0 +1,103 @@
+"""Speed against diffusers, in one process, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .output import AsJson, show
+
+if TYPE_CHECKING:
+    from suffuse.evaluation.timing import Paired
+
+app = typer.Typer(help="Measure speed against diffusers: interleaved, paired, ratios with intervals.", no_args_is_help=True)
+
+Rounds = Annotated[int, typer.Option(min=5, help="Pairs.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default as the environment says.")]
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="Model that both sides run.")] = "shapes",
+    prompt: Annotated[str, typer.Option(help="Prompt.")] = "a red circle left of a blue square",
+    steps: Annotated[int, typer.Option(min=1, help="Steps.")] = 20,
+    number: Annotated[int, typer.Option("-n", min=1, help="Pictures at once.")] = 1,
+    guidance: Annotated[float, typer.Option(help="Guidance scale of both.")] = 4.0,
+    rounds: Rounds = 10,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whole pictures: model.generate against the stock diffusers pipeline of the same checkpoint, seed and steps."""
+    import torch
+
+    from suffuse import load
+    from suffuse.evaluation.timing import ceiling, operations, paired
+
+    _threads(threads)
+    loaded = load(model)
+    pipe = loaded.to_diffusers()
+    pipe.set_progress_bar_config(disable=True)
+
+    def ours() -> Any:
+        return loaded.generate(prompt, steps=steps, guidance=guidance, n=number)
+
+    def theirs() -> Any:
+        return pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, num_images_per_prompt=number,
+                    generator=torch.Generator().manual_seed(0))  # fmt: skip
+
+    measured = paired(ours, theirs, rounds=rounds)
+    share = operations(ours) / measured.medians[0] / ceiling()
+    _print(f"{loaded.name}, {steps} steps, {number} at once", measured, {"share of ceiling": f"{share:.1%}"}, as_json)
+
+
+@app.command()
+def loop(
+    model: Annotated[str, typer.Option(help="Model to run.")] = "digits",
+    steps: Annotated[int, typer.Option(min=1, help="Steps.")] = 20,
+    rounds: Rounds = 20,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the engine costs: a whole run of DDIM against the same network calls in a bare loop."""
+    import torch
+
+    from suffuse import load, sample
+    from suffuse.evaluation.timing import paired
+    from suffuse.samplers import DDIM
+
+    _threads(threads)
+    loaded = load(model)
+    cond, shape = loaded.condition(None), (1, *loaded.setting().shape)
+    if len(shape) == 1:
+        size, space = loaded.defaults.size, loaded.codec.space
+        shape = (1, space.channels, size[0] // space.factor, size[1] // space.factor)
+    x, times = torch.randn(shape), torch.linspace(1, 0, steps + 1)[:-1].tolist()
+
+    @torch.no_grad()
+    def bare() -> None:
+        for t in times:
+            loaded.denoiser(x, t, cond)
+
+    def run() -> None:
+        sample(loaded.denoiser, x, sampler=DDIM(), steps=steps, cond=cond)
+
+    _print(f"engine on {loaded.name}, {steps} steps", paired(run, bare, rounds=rounds), {}, as_json)
+
+
+def _threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _print(what: str, measured: Paired, more: dict[str, Any], as_json: bool) -> None:
+    unit: Callable[[float], str] = lambda s: f"{s * 1e3:.2f} ms"  # noqa: E731
+    ours, theirs = measured.medians
+    show(
+        [{"what": what, "ratio (below 1: faster)": str(measured.ratio), "pairs": measured.ratio.n, "suffuse": unit(ours),
+          "baseline": unit(theirs), "cold": f"{unit(measured.cold[0])} / {unit(measured.cold[1])}", **more}],
+        as_json=as_json,
+    )  # fmt: skip

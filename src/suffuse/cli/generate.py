@@ -1,0 +1,136 @@
+"""Making pictures, and making them again."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from suffuse.core.errors import BadInput
+
+from .output import AsJson, show, show_json
+
+if TYPE_CHECKING:
+    from suffuse.core.step import Step
+
+Patches = Annotated[list[str] | None, typer.Option("--patch", help="Change to the network, such as 'DeepCache(every=3)'; may be given again.")]
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to show; a class name or number for class-conditional models.")],
+    model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file, or folder for several; by default in out/.")] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="Number of pictures.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Steps; by default the model's.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Scale or expression, such as 5 or 'AdaptiveGuidance(5) | CFG(3)'.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Expression, such as 'DEIS(order=3)'; see `suffuse methods`.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="Where the steps lie, such as 'Karras()'.")] = None,
+    patch: Patches = None,
+    hook: Annotated[list[str] | None, typer.Option("--hook", help="Change to the steps; may be given again.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where the picture is to change, black where it stays.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Share of the steps made from the picture, 0 to 1.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed; picture k of a seed is the same in any number.")] = 0,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures made at once; by default all.")] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="Cut a prompt that is too long instead of refusing it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make pictures of a prompt; from another picture with --image, in a part of it with --mask."""
+    from suffuse import load
+    from suffuse.core.expression import parse
+
+    target = output or Path("out") / f"{_slug(prompt)}-{seed}{'' if number > 1 else '.png'}"
+    if number > 1 and target.suffix.lower() == ".png":
+        raise BadInput(f"output: {target} is one file for {number} pictures; give a folder")
+    loaded = load(model)
+    started = time.perf_counter()
+    with Bar(as_json) as bar:
+        images = loaded.generate(
+            prompt, negative_prompt=negative, n=number, steps=steps, guidance=_guidance(guidance), seed=seed,
+            sampler=parse(sampler) if sampler else None, spacing=parse(spacing) if spacing else None,
+            patches=[parse(p) for p in patch or ()], hooks=[parse(h) for h in hook or ()],
+            image=image, mask_image=mask, strength=strength, height=height, width=width, batch=batch, truncate=truncate,
+            progress=bar.advance,
+        )  # fmt: skip
+    seconds = time.perf_counter() - started
+    files = images.save(target)
+    if number > 1:
+        files.append(_sheet(images.images, target / "sheet.png"))
+    if as_json:
+        show_json({"files": [str(f) for f in files], "seconds": seconds, "evaluations": images.nfe.tolist(), "recipes": images.recipes})
+        return
+    spent = images.nfe.float().mean().item()
+    print(f"{number} picture{'s' * (number > 1)} of {loaded.name}: {target}")
+    print(f"{seconds:.2f} s, {seconds / number:.2f} s a picture, {spent:.0f} network evaluations each")
+
+
+def replay(
+    picture: Annotated[Path, typer.Argument(help="PNG file that suffuse wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file to write; by default NAME-replay.png.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture that it was made from, if any.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask that it was made with, if any.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a picture again from the recipe in its file, and compare; exit 1 where it differs visibly."""
+    import numpy as np
+    from PIL import Image
+
+    from suffuse.rebuild import replay as rebuild
+
+    images = rebuild(picture, image=image, mask_image=mask)
+    target = output or picture.with_name(f"{picture.stem}-replay.png")
+    images.save(target)
+    new, old = (np.asarray(i.convert("RGB"), dtype=int) for i in (images.images[0], Image.open(picture)))
+    difference = int(np.abs(new - old).max()) if new.shape == old.shape else 255
+    show([{"picture": str(target), "largest difference of 255": difference}], as_json=as_json)
+    if difference > 1:  # rounding to 8 bits may differ by one between batch sizes and machines
+        raise typer.Exit(1)
+
+
+class Bar:
+    """A progress bar on standard error, one tick a step."""
+
+    def __init__(self, quiet: bool):
+        from tqdm import tqdm
+
+        self.bar: Any = tqdm(unit="step", leave=False, disable=quiet or None)
+
+    def advance(self, at: Step) -> None:
+        """Called before each step."""
+        if at.first:
+            self.bar.reset(total=at.n)
+            self.bar.n = at.i
+        self.bar.update()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+
+def _guidance(text: str | None) -> Any:
+    from suffuse.core.expression import parse
+
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return parse(text)
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+
+
+def _sheet(pictures: list[Any], path: Path) -> Path:
+    from suffuse.images import to_tensor
+
+    from .sheet import contact_sheet, save_png
+
+    return save_png(contact_sheet(to_tensor(pictures)), path)
