@@ -1,0 +1,127 @@
+"""`shapes`: Stable Diffusion 1 in miniature. A cross-attention UNet on latents, with SD's noise table, predicting v."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from ...backbones.unet import ConditionalUNet
+from ...core.denoiser import Network
+from ...core.prediction import V
+from ...core.value import Coef
+from ...processes.tables import Table
+from ...training import EMA, Log, Phase, Trainer, WarmupDecay
+from ...training.denoising import Denoising, Times
+from ...training.muon import Muon
+from .latents import Encoders, Latents
+
+
+def network() -> UNet2DConditionModel:
+    """The untrained network: 3.8 M parameters, cross-attention on the 8x8 and the 4x4 grid."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+
+
+@dataclass(frozen=True)
+class NormalLogNoise(Times):
+    """log(sigma / alpha) ~ N(mean, std^2) within the table, at its timesteps: logit-normal times of a flow, read in a table.
+
+    Args:
+        mean: above 0 favours noise, where the layout is decided.
+        std: spread.
+    """
+
+    table: Table = Table()
+    mean: float = 0.7
+    std: float = 1.1
+
+    def __call__(self, u: Tensor) -> Tensor:
+        ends = [self.table.log_rho(Coef(t)).item() for t in (1 / self.table.N, 1.0)]
+        low, high = torch.special.ndtr((torch.tensor(ends, dtype=torch.float64) - self.mean) / self.std)
+        z = self.mean + self.std * torch.special.ndtri(low + (high - low) * u)
+        t = self.table.time(Coef(z.exp())).tensor(len(u))
+        return ((t * self.table.N).round() / self.table.N).clamp(1 / self.table.N, 1.0)
+
+
+def trainer(seed: int = 0, device: str = "cpu") -> Trainer:
+    """Everything about the run but its data and its length."""
+    torch.manual_seed(seed)
+    unet = network().to(device)
+    unet.set_attn_processor(AttnProcessor())  # on few tokens faster to train than torch's fused attention on CPU
+    model = Network(unet, ConditionalUNet(), Table(), V)
+    phase = Phase(
+        Denoising(times=NormalLogNoise(), dropout=0.1),
+        optim=Muon(lr=2e-3, schedule=WarmupDecay(warmup=100, decay=0.35)),
+    )
+    return Trainer({"model": model}, phase, {"ema": EMA(decay=0.998)}, seed=seed, precision="bf16")
+
+
+def build(
+    folder: str | Path,
+    encoders: Encoders,
+    steps: int = 20000,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    report: Callable[[Log], None] = print,
+) -> None:
+    """Train the denoiser on latents kept in `folder`/latents and write the pipeline to `folder`/model.
+
+    Checkpoints in `folder`/run are resumed; a longer run may continue one that has not begun its decay.
+    """
+    folder = Path(folder)
+    run = trainer(seed, device)
+    for log in run.fit(Latents(encoders, folder / "latents", seed=seed), steps, shard=shard, folder=folder / "run", save_every=500):
+        report(log)
+    export(run, encoders, folder / "model")
+
+
+def export(run: Trainer, encoders: Encoders, folder: str | Path) -> None:
+    """Write the averaged weights as a Stable Diffusion pipeline in diffusers' layout, in float16."""
+    ema = run.roles.ema
+    assert isinstance(ema, Network)
+    unet = network()
+    unet.load_state_dict(ema.net.state_dict())
+    text = CLIPTextModel(encoders.text.config)
+    text.load_state_dict({k: v for k, v in encoders.text.state_dict().items() if k.startswith("text_model.")})
+    table = Table()
+    scheduler = DDIMScheduler(
+        num_train_timesteps=table.N,
+        beta_schedule=table.schedule,
+        beta_start=table.beta_start,
+        beta_end=table.beta_end,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=encoders.vae,
+        text_encoder=text,
+        tokenizer=encoders.tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
