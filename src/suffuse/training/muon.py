@@ -17,24 +17,38 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """About U V^T of each of the matrices (N, r, c) = U S V^T: singular values moved into [0.7, 1.2].
+    """About U V^T of each of the matrices (N, r, c) = U S V^T: singular values moved into [0.5, 1.2].
 
-    Newton-Schulz X <- a X + b (X X^T) X + c (X X^T)^2 X. As each X is a polynomial of X_0 X_0^T times X_0, the
-    iteration runs on the r x r Gram matrix and touches the c columns only at its ends.
+    Newton-Schulz X <- a X + b (X X^T) X + c (X X^T)^2 X. As each X is a polynomial of X_0 X_0^T times X_0, oblong
+    matrices iterate on their Gram matrix, in float32, for which bfloat16 is too coarse; square ones do without, in bfloat16.
     """
     turned = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if turned else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    oblong = x.shape[2] > 2 * x.shape[1]
+    x = _by_gram(x, iterations) if oblong else _directly(x.bfloat16(), iterations).to(matrices)
+    return x.mT if turned else x
+
+
+def _directly(x: Tensor, iterations: int) -> Tensor:
+    a, b, c = COEFFICIENTS
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def _by_gram(x: Tensor, iterations: int) -> Tensor:
     a, b, c = COEFFICIENTS
     gram = x @ x.mT
-    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    total = eye.expand_as(gram)
-    for _ in range(iterations):
-        factor = a * eye + b * gram + c * (gram @ gram)
-        gram = factor @ gram @ factor
-        total = factor @ total
-    x = total @ x
-    return x.mT if turned else x
+    eye = a * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    total = None
+    for k in range(iterations):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + eye
+        total = factor if total is None else factor @ total
+        if k + 1 < iterations:
+            gram = factor @ gram @ factor
+    return x if total is None else total @ x
 
 
 class MuonWithAdam(torch.optim.Optimizer):
@@ -47,15 +61,18 @@ class MuonWithAdam(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+            others: list[Tensor] = []
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 if p.ndim > 1 and min(len(p), p[0].numel()) >= group["least"]:
                     alike[len(p), p[0].numel()].append(p)
                 else:
-                    self._adam(p, group["lr"])
+                    others.append(p)
             for (rows, columns), params in alike.items():
                 self._muon(params, group, 0.2 * max(rows, columns) ** 0.5)
+            if others:
+                self._adam(others, group["lr"])
 
     def _muon(self, params: list[Tensor], group: dict[str, Any], scale: float) -> None:
         moments = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
@@ -66,15 +83,21 @@ class MuonWithAdam(torch.optim.Optimizer):
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, [s.view_as(p) for s, p in zip(steps, params, strict=True)], alpha=-group["lr"] * scale)
 
-    def _adam(self, p: Tensor, lr: float) -> None:
-        state = self.state[p]
-        if not state:
-            state["step"], state["mean"], state["square"] = 0, torch.zeros_like(p), torch.zeros_like(p)
-        state["step"] += 1
-        state["mean"].lerp_(p.grad, 0.1)
-        state["square"].mul_(0.99).addcmul_(p.grad, p.grad, value=0.01)
-        mean, square = state["mean"] / (1 - 0.9 ** state["step"]), state["square"] / (1 - 0.99 ** state["step"])
-        p.addcdiv_(mean, square.sqrt_().add_(1e-8), value=-lr)
+    def _adam(self, params: list[Tensor], lr: float) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            self.state[p]["step"] += 1
+        grads = [p.grad for p in params]
+        means, squares = ([self.state[p][name] for p in params] for name in ("mean", "square"))
+        torch._foreach_lerp_(means, grads, 0.1)
+        torch._foreach_mul_(squares, 0.99)
+        torch._foreach_addcmul_(squares, grads, grads, value=0.01)
+        counts = [self.state[p]["step"] for p in params]
+        spread = torch._foreach_div(squares, [1 - 0.99**n for n in counts])
+        torch._foreach_sqrt_(spread)
+        torch._foreach_add_(spread, 1e-8)
+        torch._foreach_addcdiv_(params, means, spread, [-lr / (1 - 0.9**n) for n in counts])
 
 
 @dataclass(frozen=True)
