@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +16,7 @@ from suffuse.samplers.ancestral import DDIM
 from suffuse.world import Caption, frozen, render
 
 from . import microworld as mw
-from .claim import Table, at_most, claim
+from .claim import Cell, Figure, Table, at_most, claim
 
 STEPS, N = 50, 128
 
@@ -54,7 +56,7 @@ def deepcache(seed: int) -> Table:
         lambda: mw.run(loaded, texts[:8], steps=STEPS),
         rounds=7,
     )
-    rows = [
+    rows: list[Mapping[str, Cell]] = [
         {
             "arm": name,
             "steps": arms[name][0],
@@ -64,7 +66,7 @@ def deepcache(seed: int) -> Table:
         }
         for name in arms
     ]
-    figures = {
+    figures: dict[str, Figure] = {
         "MACs": ratio,
         "wall time": time.ratio,
         "reader errors / full": float((made["DeepCache(every=3)"].wrong.sum() + 1) / (made["full"].wrong.sum() + 1)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from suffuse.samplers.ancestral import DDIM
 from suffuse.world import Caption
 
 from . import microworld as mw
-from .claim import Table, at_least, at_most, between, claim
+from .claim import Cell, Figure, Table, at_least, at_most, between, claim
 
 STEPS, SHARE = 20, 0.75
 
@@ -34,8 +36,8 @@ STEPS, SHARE = 20, 0.75
     budget=300,
 )
 def adaptive_guidance(seed: int) -> Table:
-    """Adaptive Guidance at about 75 % of CFG's evaluations against CFG with 15 of 20 steps, both compared with full CFG:
-    SSIM of the decoded pictures, 64 validation captions, DDIM, the same noise. The threshold is calibrated on 32 other
+    """Adaptive Guidance at about 75 % of CFG's evaluations against CFG with 15 of 20 steps, both compared with full
+    CFG: SSIM of the decoded pictures, 64 validation captions, DDIM, the same noise. The threshold is calibrated on 32 other
     captions. LinearAG: error of the estimated unconditional prediction over the replaced steps of the first half,
     against repeating the last one evaluated, on the 64 captions; its coefficients are fitted on the other 32.
     """
@@ -55,9 +57,11 @@ def adaptive_guidance(seed: int) -> Table:
     full = runs["CFG, 20 steps"].pixels
     likeness = {name: SSIM().score(Pictures(r.pixels, references=full)).numpy() for name, r in runs.items()}
     share = {name: statistics.mean((r.nfe.double() / (2 * STEPS)).numpy()) for name, r in runs.items()}
-    rows = [{"guidance": n, "evaluations": share[n], "SSIM to full CFG": statistics.mean(likeness[n])} for n in runs]
+    rows: list[Mapping[str, Cell]] = [
+        {"guidance": n, "evaluations": share[n], "SSIM to full CFG": statistics.mean(likeness[n])} for n in runs
+    ]
     estimated, repeated = _linear_errors(loaded, test, linear, seed)
-    figures = {
+    figures: dict[str, Figure] = {
         "SSIM gain over 15-step CFG": statistics.difference(
             likeness["AdaptiveGuidance, 20 steps"], likeness["CFG, 15 steps"]
         ),
