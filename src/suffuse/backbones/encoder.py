@@ -42,6 +42,12 @@ class Encoder(nn.Module):
         """A view with patches or adapters around those that it has; weights are shared."""
         return Encoder(self.net, *items, *self.items)
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)  # configuration, device and the like
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own output."""
         with using(frame=Frame(self.bindings, Coef(0.0), Cond(), (), None) if self.bindings else None):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +137,8 @@ class Patch(Plugin):
 
     def on(self, net: Any) -> Adapter:
         """An adapter: this patch with parameters made for every site of `net`."""
-        return Adapter(self, net)
+        made = {s.name: self.make(s) for s in self.sites(sites_of(net))}
+        return Adapter(self, {name: part for name, part in made.items() if part is not None})
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Windowed(Patch):
     def make(self, site: Site) -> nn.Module | None:
         return self.inner.make(site)
 
-    def bind(self, setting: Any) -> Patch:
+    def bind(self, setting: Any) -> Windowed:
         return Windowed(self.inner.bind(setting), self.start, self.stop)
 
     def active(self, call: Call) -> bool:
@@ -192,7 +193,7 @@ class OnPaths(Patch):
     def make(self, site: Site) -> nn.Module | None:
         return self.inner.make(site)
 
-    def bind(self, setting: Any) -> Patch:
+    def bind(self, setting: Any) -> OnPaths:
         return OnPaths(self.inner.bind(setting), self.paths)
 
     def active(self, call: Call) -> bool:
@@ -236,19 +237,23 @@ class Adapter(nn.Module):
 
     Args:
         patch: the hyper-parameters.
-        net: a denoiser or module whose sites get parts.
+        parts: site -> its parameters.
+        scale: strength; 0 is without it.
     """
 
-    def __init__(self, patch: Patch, net: Any):
+    def __init__(self, patch: Patch, parts: Mapping[str, nn.Module], scale: float = 1.0):
         super().__init__()
-        self.patch, self.scale = patch, 1.0
-        sites = [(s, patch.make(s)) for s in patch.sites(sites_of(net))]
-        self.names = [s.name for s, part in sites if part is not None]
-        self.parts = nn.ModuleList([part for _, part in sites if part is not None])
+        self.patch, self.scale = patch, scale
+        self.names = list(parts)
+        self.parts = nn.ModuleList(parts.values())
 
     def part(self, name: str) -> nn.Module:
         """The part of the site `name`."""
         return self.parts[self.names.index(name)]
+
+    def scaled(self, scale: float) -> Adapter:
+        """The same parameters at another strength."""
+        return Adapter(self.patch, dict(zip(self.names, self.parts, strict=True)), scale)
 
     def extra_repr(self) -> str:
         return f"{self.patch}, {len(self.names)} sites"
@@ -323,7 +328,9 @@ def _parameters(function: Any) -> tuple[str, ...]:
 
 
 def _batched(value: Any, batch: int, function: Callable[[Tensor], Tensor]) -> Any:
-    return pytree.tree_map(lambda v: function(v) if isinstance(v, Tensor) and v.ndim and v.shape[0] == batch else v, value)
+    return pytree.tree_map(
+        lambda v: function(v) if isinstance(v, Tensor) and v.ndim and v.shape[0] == batch else v, value
+    )
 
 
 class Call:
@@ -448,7 +455,7 @@ class Call:
     def take(self, rows: Sequence[int]) -> Call:
         """The same call for some rows of the batch."""
         index, n = torch.as_tensor(list(rows)), len(self.rows)
-        cut = (lambda v: v[index.to(v.device)])  # noqa: E731
+        cut = lambda v: v[index.to(v.device)]  # noqa: E731
         args = _batched(self.args, n, cut)
         whole = self.site.streams.get("pos")  # positions have no batch, and may be as many as there are rows
         kwargs = {name: v if name == whole else _batched(v, n, cut) for name, v in self.kwargs.items()}
@@ -494,14 +501,14 @@ class Tapped:
 
 
 @cache
-def _tapped_class(cls: type) -> type:
+def _tapped_class(cls: Any) -> type:
     return type(cls.__name__, (Tapped, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
 
 
 def tap(module: nn.Module) -> None:
     """Make a module look for patches when it is called; its state_dict, hooks and copies stay what they were."""
     if not isinstance(module, Tapped):
-        module.__class__ = _tapped_class(type(module))
+        module.__class__ = _tapped_class(cast(Any, type(module)))
 
 
 def _attends(patch: Patch) -> bool:
@@ -531,10 +538,14 @@ class _Product(TorchFunctionMode):
             query, key, value = call._binding.patch.qkv(call, query, key, value)
         watchers = [c for c in self.calls if _sees_probs(c)]
         if not watchers:
-            return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
         score = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
         if is_causal:
-            score = score.masked_fill(torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1), -torch.inf)
+            score = score.masked_fill(
+                torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1), -torch.inf
+            )
         if attn_mask is not None:
             score = score.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else score + attn_mask
         p = score.softmax(-1)
