@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .core.errors import BadInput
@@ -12,9 +12,20 @@ from .core.model import Images, Model
 from .core.recipe import hash_of
 from .images import Picture, mask_tensor, recipe_of, to_tensor
 
+BEYOND = {
+    "lost": "with parts that a recipe cannot hold",
+    "latents": "from given latents, which a recipe does not hold",
+}
 
-def replay(path: str | os.PathLike[str], *, model: Model | None = None, image: Picture | None = None,
-           mask_image: Picture | None = None, patches: tuple[Any, ...] = ()) -> Images:  # fmt: skip
+
+def replay(
+    path: str | os.PathLike[str],
+    *,
+    model: Model | None = None,
+    image: Picture | None = None,
+    mask_image: Picture | None = None,
+    patches: Sequence[Any] = (),
+) -> Images:
     """Make the picture in a PNG file again.
 
     Args:
@@ -27,28 +38,41 @@ def replay(path: str | os.PathLike[str], *, model: Model | None = None, image: P
         BadInput: no recipe, other weights than the recipe's, or a missing or different source picture.
     """
     recipe = recipe_of(path)
-    if recipe.get("lost") and not patches:
-        raise BadInput(f"{path}: its recipe could not hold {', '.join(recipe['lost'])}; give them in Python: suffuse.replay(path, patches=...)")
-    if "latents" in recipe:
-        raise BadInput(f"{path}: was made from given latents, which a recipe does not hold; call model.generate with them")
+    for key, why in BEYOND.items():
+        if key in recipe and not patches:
+            raise BadInput(f"{path}: was made {why}; call model.generate with them")
     if "seed" not in recipe:
-        raise BadInput(f"{path}: was made with a generator or a noise of its own, which a recipe does not hold")
+        raise BadInput(f"{path}: was made with a generator or noise of its own; call model.generate with it")
     if model is None:
         from .loading.sources import load
 
         model = load(recipe["model"])
     if model.fingerprint != recipe["fingerprint"]:
-        raise BadInput(f"{path}: was made with weights {recipe['fingerprint']}, and {recipe['model']} here has {model.fingerprint}; "
-                       "load the model that made it and pass it as `model`")  # fmt: skip
-    size = (recipe["height"], recipe["width"])
-    _same(path, "image", recipe, None if image is None else hash_of(to_tensor(image, size)))
-    _same(path, "mask", recipe, None if mask_image is None else hash_of(mask_tensor(mask_image, size)))
+        raise BadInput(
+            f"{path}: was made with weights {recipe['fingerprint']} of {recipe['model']!r}, and these are "
+            f"{model.fingerprint}; pass the model that made it as `model`"
+        )
+    height, width = recipe["height"], recipe["width"]
+    _same(path, "image", recipe, None if image is None else hash_of(to_tensor(image, (height, width))))
+    _same(path, "mask", recipe, None if mask_image is None else hash_of(mask_tensor(mask_image, (height, width))))
     return model.generate(
-        recipe.get("prompt"), negative_prompt=recipe.get("negative_prompt"), steps=recipe["steps"], seed=recipe["seed"],
-        samples=[recipe["sample"]], height=size[0], width=size[1], strength=recipe.get("strength"), image=image, mask_image=mask_image,
-        sampler=parse(recipe["sampler"]), spacing=parse(recipe["spacing"]), guidance=parse(recipe["guidance"]),
-        patches=[*map(parse, recipe.get("patches", ())), *patches], hooks=[parse(h) for h in recipe.get("hooks", ())], truncate=True,
-    )  # fmt: skip
+        recipe.get("prompt"),
+        negative_prompt=recipe.get("negative_prompt"),
+        sampler=parse(recipe["sampler"]),
+        spacing=parse(recipe["spacing"]),
+        guidance=parse(recipe["guidance"]),
+        patches=[*map(parse, recipe.get("patches", ())), *patches],
+        hooks=[parse(hook) for hook in recipe.get("hooks", ())],
+        steps=recipe["steps"],
+        seed=recipe["seed"],
+        samples=[recipe["sample"]],
+        height=height,
+        width=width,
+        image=image,
+        mask_image=mask_image,
+        strength=recipe.get("strength"),
+        truncate=True,
+    )
 
 
 def _same(path: Any, name: str, recipe: Mapping[str, Any], found: str | None) -> None:
@@ -56,5 +80,6 @@ def _same(path: Any, name: str, recipe: Mapping[str, Any], found: str | None) ->
         return
     if found is None:
         raise BadInput(f"{path}: was made from a picture; give the same one as `{name}`")
-    raise BadInput(f"{name}: this is not the picture that {path} was made from; give that one" if name in recipe else
-                   f"{name}: {path} was made from noise alone; leave it out")  # fmt: skip
+    if name in recipe:
+        raise BadInput(f"{name}: this is not the one that {path} was made with; give that")
+    raise BadInput(f"{name}: {path} was made without one; leave it out")

@@ -156,7 +156,9 @@ def test_mixed_kinds_run_as_a_tree():
 
         def forward(self, x, t, cond=None):
             logits = torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(*x["b"].shape, 4)
-            return self.process.predict(x, Coef(t), Tree(a=torch.full_like(x["a"], 0.5), b=logits), {"a": X0, "b": None})
+            return self.process.predict(
+                x, Coef(t), Tree(a=torch.full_like(x["a"], 0.5), b=logits), {"a": X0, "b": None}
+            )
 
     start = Tree(a=torch.randn(5, 3), b=torch.full((5, 7), 3))
     out = sample(Both(), start, sampler=Ancestral(), steps=8).x

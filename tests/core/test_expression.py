@@ -98,16 +98,20 @@ def test_chains_and_windows():
 
 literals = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 values = st.recursive(
     literals,
-    lambda inner: st.builds(ToyGuidance, st.floats(allow_nan=False), inner, st.lists(st.text()).map(tuple))
-    | st.builds(ToyHook, st.integers(min_value=1), inner)
-    | st.builds(ToyGuidance, inner=inner).map(lambda g: g | ToyGuidance(2.0)),
+    lambda inner: (
+        st.builds(ToyGuidance, st.floats(allow_nan=False), inner, st.lists(st.text()).map(tuple))
+        | st.builds(ToyHook, st.integers(min_value=1), inner)
+        | st.builds(ToyGuidance, inner=inner).map(lambda g: g | ToyGuidance(2.0))
+    ),
     max_leaves=5,
 )
 

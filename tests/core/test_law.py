@@ -21,7 +21,8 @@ def test_normal_matches_torch():
     torch.testing.assert_close(law.log_prob(x), reference.log_prob(x.double()).sum((1, 2)))
     other = Normal(torch.randn(3, 4, 2), Coef(torch.tensor([1.0, 3.0, 0.2])))
     expected = torch.distributions.kl_divergence(
-        reference, torch.distributions.Normal(other.mean.double(), torch.tensor([1.0, 3.0, 0.2]).reshape(3, 1, 1).double())
+        reference,
+        torch.distributions.Normal(other.mean.double(), torch.tensor([1.0, 3.0, 0.2]).reshape(3, 1, 1).double()),
     )
     torch.testing.assert_close(law.kl(other), expected.sum((1, 2)))
     torch.testing.assert_close(law.at(law.noise_of(x)), x)
@@ -47,7 +48,9 @@ def test_choice_draws_its_probabilities():
     drawn = Choice(p.log().expand(1, 20000, 3)).sample(draw)
     assert (torch.bincount(drawn.flatten(), minlength=3) / 20000 - p).abs().max() < 0.015
     q = torch.tensor([0.1, 0.1, 0.8])
-    torch.testing.assert_close(Choice(p.log()[None]).kl(Choice(q.log()[None])), (p * (p / q).log()).sum().double()[None])
+    torch.testing.assert_close(
+        Choice(p.log()[None]).kl(Choice(q.log()[None])), (p * (p / q).log()).sum().double()[None]
+    )
 
 
 def test_product_and_delta():

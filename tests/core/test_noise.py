@@ -21,7 +21,9 @@ def test_batches_are_their_rows(seed, samples, size):
 
 
 def test_longer_draws_begin_like_shorter_ones():
-    assert torch.equal(Keyed(1).normal(torch.empty(1, 24), [0], "k")[:, :8], Keyed(1).normal(torch.empty(1, 8), [0], "k"))
+    assert torch.equal(
+        Keyed(1).normal(torch.empty(1, 24), [0], "k")[:, :8], Keyed(1).normal(torch.empty(1, 8), [0], "k")
+    )
 
 
 def test_keys_seeds_folds_and_samples_are_independent():
@@ -36,7 +38,10 @@ def test_keys_seeds_folds_and_samples_are_independent():
 def test_frozen_values():
     # the same numbers on every machine: a change here changes every picture ever made with a seed
     torch.testing.assert_close(
-        Keyed(7).normal(torch.empty(1, 3), [2], "start")[0], torch.tensor([0.43583113, -1.25616801, -0.09885483]), atol=1e-6, rtol=0
+        Keyed(7).normal(torch.empty(1, 3), [2], "start")[0],
+        torch.tensor([0.43583113, -1.25616801, -0.09885483]),
+        atol=1e-6,
+        rtol=0,
     )
 
 
@@ -55,6 +60,8 @@ def test_recorded_shifted_stream():
     assert torch.equal(noise.normal(torch.empty(1, 3), [9], "other"), Keyed(0).normal(torch.empty(1, 3), [9], "other"))
     with pytest.raises(KeyError, match="recorded: k"):
         Recorded({"k": z}, [5, 9]).normal(torch.empty(1, 3), [9], "other")
-    assert torch.equal(Shifted(Keyed(0), lambda v, key: v + 1).normal(z, [0, 1], "k"), Keyed(0).normal(z, [0, 1], "k") + 1)
+    assert torch.equal(
+        Shifted(Keyed(0), lambda v, key: v + 1).normal(z, [0, 1], "k"), Keyed(0).normal(z, [0, 1], "k") + 1
+    )
     stream = Stream(torch.Generator().manual_seed(3)).normal(z, [0, 1], "any")
     assert torch.equal(stream, torch.randn(2, 3, generator=torch.Generator().manual_seed(3)))

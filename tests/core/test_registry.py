@@ -139,8 +139,7 @@ def test_lazy_names_import_one_module_on_first_use(tmp_path, monkeypatch):
     package = tmp_path / "toys"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from suffuse.core.registry import lazy\n"
-        "__getattr__, __dir__ = lazy(__name__, {'A': 'first', 'B': 'second'})\n"
+        "from suffuse.core.registry import lazy\n__getattr__, __dir__ = lazy(__name__, {'A': 'first', 'B': 'second'})\n"
     )
     (package / "first.py").write_text("A = object()\n")
     (package / "second.py").write_text("B = object()\n")

@@ -10,6 +10,16 @@ from hypothesis import strategies as st
 
 from suffuse.core.value import Coef, Tree, batch_size, combine, dot, exp, flat, log, norm, put, sqrt, where
 
+FUNCTIONS = [
+    lambda u, v: u + v,
+    lambda u, v: u - v,
+    lambda u, v: u * v,
+    lambda u, v: u / v,
+    lambda u, v: exp(u * 0.1) + v,
+    lambda u, v: sqrt(u) * v,
+    lambda u, v: log(u) + v,
+    lambda u, v: where(u < v, u, v),
+]
 numbers = st.floats(-50, 50, allow_nan=False)
 
 
@@ -24,8 +34,7 @@ def test_aligns_from_the_left():
 @settings(deadline=None)
 @given(numbers, numbers)
 def test_floats_and_tensors_agree(a, b):
-    for f in (lambda u, v: u + v, lambda u, v: u - v, lambda u, v: u * v, lambda u, v: u / v, lambda u, v: exp(u * 0.1) + v,
-              lambda u, v: sqrt(u) * v, lambda u, v: log(u) + v, lambda u, v: where(u < v, u, v)):  # fmt: skip
+    for f in FUNCTIONS:
         one = f(Coef(a), Coef(b)).d
         many = f(Coef(torch.tensor([a], dtype=torch.float64)), Coef(torch.tensor([b], dtype=torch.float64))).d
         torch.testing.assert_close(torch.tensor([one], dtype=torch.float64), many, equal_nan=True)
@@ -54,7 +63,11 @@ def test_tree_arithmetic_and_torch_functions():
     assert (Coef(torch.tensor([1.0, 3.0])) * tree)["b"].flatten().tolist() == [4, 12]
     assert combine((Tree(a=1.0, b=2.0), tree), (0.5, tree))["b"][0, 0] == 10
     assert tree[1:]["a"].shape == (1, 3) and batch_size(tree) == 2 and torch.cat([tree, tree])["a"].shape == (4, 3)
-    assert norm(tree).tolist() == [math.sqrt(19)] * 2 and dot(tree, tree).tolist() == [19, 19] and flat(tree).shape == (2, 4)
+    assert (
+        norm(tree).tolist() == [math.sqrt(19)] * 2
+        and dot(tree, tree).tolist() == [19, 19]
+        and flat(tree).shape == (2, 4)
+    )
 
 
 def test_put_copies():

@@ -11,7 +11,7 @@ from suffuse.core.errors import BadInput
 from suffuse.core.prediction import X0
 from suffuse.core.value import Coef
 from suffuse.probing import DiffusionClassifier, errors, text_image_score
-from suffuse.processes import Flow, VP
+from suffuse.processes import VP, Flow
 
 
 class Believer(Denoiser):

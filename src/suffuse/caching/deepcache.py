@@ -41,8 +41,8 @@ class DeepCache(CachePolicy):
 
     Reference: Ma et al., DeepCache: Accelerating Diffusion Models for Free, 2312.00858.
 
-    Differs from the paper: units deeper than the branch that nothing reads keep their shape only, so a branch of guidance
-    costs the memory of one feature.
+    Differs from the paper: units deeper than the branch that nothing reads keep their shape only, so a branch of
+    guidance costs the memory of one feature.
     """
 
     every: int = 3
@@ -56,7 +56,9 @@ class DeepCache(CachePolicy):
         if not (isinstance(self.branch, int) and self.branch >= 0):
             raise BadInput(f"DeepCache(branch={self.branch!r}): give a skip connection, 0 or more")
         if self.power < 1.0 or not 0.0 <= self.centre <= 1.0:
-            raise BadInput(f"DeepCache(power={self.power}, centre={self.centre}): power is at least 1, centre lies in [0, 1]")
+            raise BadInput(
+                f"DeepCache(power={self.power}, centre={self.centre}): power is at least 1, centre lies in [0, 1]"
+            )
 
     def neutral(self) -> DeepCache:
         """The setting that changes nothing."""
@@ -65,9 +67,13 @@ class DeepCache(CachePolicy):
     def sites(self, net: Sites) -> Sequence[Site]:
         down, up = _numbered(net)
         if not up or not down:
-            raise Refused("DeepCache: this network has no skip connections; use it on a UNet, or a block cache on transformers")
+            raise Refused(
+                "DeepCache: this network has no skip connections; use it on a UNet, or a block cache on transformers"
+            )
         if self.branch >= max(n for _, n in up):
-            raise Refused(f"DeepCache(branch={self.branch}): this UNet has branches 0 to {max(n for _, n in up) - 1} to cache behind")
+            raise Refused(
+                f"DeepCache(branch={self.branch}): this UNet has branches 0 to {max(n for _, n in up) - 1}"
+            )
         deep = [s for s, n in down if n > self.branch] + [s for s in net.units if s.stage == "mid"]
         deep += [s for s, n in up if n > self.branch]
         return [*deep[:-1], replace(deep[-1], note="entry")]
@@ -79,7 +85,9 @@ class DeepCache(CachePolicy):
         return at.first or at.i in refreshes(at.n, self.every, self.power, self.centre)
 
     @classmethod
-    def fit(cls, denoiser: Denoiser, x: Any, *, every: int = 3, branch: int = 0, steps: int = 50, **run: Any) -> DeepCache:
+    def fit(
+        cls, denoiser: Denoiser, x: Any, *, every: int = 3, branch: int = 0, steps: int = 50, **run: Any
+    ) -> DeepCache:
         """Choose power and centre from one recorded run: least relative change of the cached feature since its refresh.
 
         Args:

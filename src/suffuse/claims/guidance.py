@@ -37,8 +37,8 @@ STEPS, SHARE = 20, 0.75
 )
 def adaptive_guidance(seed: int) -> Table:
     """Adaptive Guidance at about 75 % of CFG's evaluations against CFG with 15 of 20 steps, both compared with full
-    CFG: SSIM of the decoded pictures, 64 validation captions, DDIM, the same noise. The threshold is calibrated on 32 other
-    captions. LinearAG: error of the estimated unconditional prediction over the replaced steps of the first half,
+    CFG: SSIM of the decoded pictures, 64 validation captions, DDIM, the same noise. The threshold is calibrated on 32
+    other captions. LinearAG: error of the estimated unconditional prediction over the replaced steps of the first half,
     against repeating the last one evaluated, on the 64 captions; its coefficients are fitted on the other 32.
     """
     loaded = mw.model()

@@ -12,7 +12,9 @@ from .output import AsJson, show
 if TYPE_CHECKING:
     from suffuse.evaluation.timing import Paired
 
-app = typer.Typer(help="Measure speed against diffusers: interleaved, paired, ratios with intervals.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure speed against diffusers: interleaved, paired, ratios with intervals.", no_args_is_help=True
+)
 
 Rounds = Annotated[int, typer.Option(min=5, help="Pairs.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default as the environment says.")]
@@ -44,8 +46,13 @@ def generate(
         return loaded.generate(prompt, steps=steps, guidance=guidance, n=number)
 
     def theirs() -> Any:
-        return pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, num_images_per_prompt=number,
-                    generator=torch.Generator().manual_seed(0))  # fmt: skip
+        return pipe(
+            prompt,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            num_images_per_prompt=number,
+            generator=torch.Generator().manual_seed(0),
+        )
 
     measured = paired(ours, theirs, rounds=rounds)
     share = operations(ours) / measured.medians[0] / ceiling()
@@ -97,7 +104,16 @@ def _print(what: str, measured: Paired, more: dict[str, Any], as_json: bool) -> 
     unit: Callable[[float], str] = lambda s: f"{s * 1e3:.2f} ms"  # noqa: E731
     ours, theirs = measured.medians
     show(
-        [{"what": what, "ratio (below 1: faster)": str(measured.ratio), "pairs": measured.ratio.n, "suffuse": unit(ours),
-          "baseline": unit(theirs), "cold": f"{unit(measured.cold[0])} / {unit(measured.cold[1])}", **more}],
+        [
+            {
+                "what": what,
+                "ratio (below 1: faster)": str(measured.ratio),
+                "pairs": measured.ratio.n,
+                "suffuse": unit(ours),
+                "baseline": unit(theirs),
+                "cold": f"{unit(measured.cold[0])} / {unit(measured.cold[1])}",
+                **more,
+            }
+        ],
         as_json=as_json,
-    )  # fmt: skip
+    )

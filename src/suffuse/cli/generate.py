@@ -16,29 +16,42 @@ from .output import AsJson, show, show_json
 if TYPE_CHECKING:
     from suffuse.core.step import Step
 
-Patches = Annotated[list[str] | None, typer.Option("--patch", help="Change to the network, such as 'DeepCache(every=3)'; may be given again.")]
+Patches = Annotated[
+    list[str] | None,
+    typer.Option("--patch", help="Change to the network, such as 'DeepCache(every=3)'; may be given again."),
+]
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to show; a class name or number for class-conditional models.")],
     model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file, or folder for several; by default in out/.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG file, or folder for several; by default in out/.")
+    ] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Number of pictures.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Steps; by default the model's.")] = None,
-    guidance: Annotated[str | None, typer.Option(help="Scale or expression, such as 5 or 'AdaptiveGuidance(5) | CFG(3)'.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Expression, such as 'DEIS(order=3)'; see `suffuse methods`.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="Scale or expression, such as 5 or 'AdaptiveGuidance(5) | CFG(3)'.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Expression, such as 'DEIS(order=3)'; see `suffuse methods`.")
+    ] = None,
     spacing: Annotated[str | None, typer.Option(help="Where the steps lie, such as 'Karras()'.")] = None,
     patch: Patches = None,
     hook: Annotated[list[str] | None, typer.Option("--hook", help="Change to the steps; may be given again.")] = None,
     negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="White where the picture is to change, black where it stays.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="White where the picture is to change, black where it stays.")
+    ] = None,
     strength: Annotated[float | None, typer.Option(help="Share of the steps made from the picture, 0 to 1.")] = None,
     seed: Annotated[int, typer.Option(help="Seed; picture k of a seed is the same in any number.")] = 0,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures made at once; by default all.")] = None,
-    truncate: Annotated[bool, typer.Option("--truncate", help="Cut a prompt that is too long instead of refusing it.")] = False,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut a prompt that is too long instead of refusing it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make pictures of a prompt; from another picture with --image, in a part of it with --mask."""
@@ -63,7 +76,14 @@ def generate(
     if number > 1:
         files.append(_sheet(images.images, target / "sheet.png"))
     if as_json:
-        show_json({"files": [str(f) for f in files], "seconds": seconds, "evaluations": images.nfe.tolist(), "recipes": images.recipes})
+        show_json(
+            {
+                "files": [str(f) for f in files],
+                "seconds": seconds,
+                "evaluations": images.nfe.tolist(),
+                "recipes": images.recipes,
+            }
+        )
         return
     spent = images.nfe.float().mean().item()
     print(f"{number} picture{'s' * (number > 1)} of {loaded.name}: {target}")
@@ -72,7 +92,9 @@ def generate(
 
 def replay(
     picture: Annotated[Path, typer.Argument(help="PNG file that suffuse wrote.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG file to write; by default NAME-replay.png.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG file to write; by default NAME-replay.png.")
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="Picture that it was made from, if any.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask that it was made with, if any.")] = None,
     as_json: AsJson = False,
@@ -119,9 +141,9 @@ def _guidance(text: str | None) -> Any:
     from suffuse.core.expression import parse
 
     try:
-        return None if text is None else float(text)
+        return float(text) if text else None
     except ValueError:
-        return parse(text)
+        return parse(text or "")
 
 
 def _slug(prompt: str) -> str:

@@ -70,7 +70,9 @@ class Cond(Mapping[str, Any]):
         """Entries that depend on time, evaluated."""
         if not any(callable(v) and not isinstance(v, Tensor) for v in self.entries.values()):
             return self
-        return replace(self, entries={k: v(t) if callable(v) and not isinstance(v, Tensor) else v for k, v in self.entries.items()})
+        return replace(
+            self, entries={k: v(t) if callable(v) and not isinstance(v, Tensor) else v for k, v in self.entries.items()}
+        )
 
     @property
     def rows(self) -> int | None:
@@ -103,6 +105,9 @@ class Cond(Mapping[str, Any]):
     def joins(self, other: Cond) -> bool:
         """True when rows of both fit in one batch."""
         return self.entries.keys() == other.entries.keys() and all(
-            isinstance(v, Tensor) and isinstance(w := other.entries[k], Tensor) and v.shape[1:] == w.shape[1:] and v.dtype == w.dtype
+            isinstance(v, Tensor)
+            and isinstance(w := other.entries[k], Tensor)
+            and v.shape[1:] == w.shape[1:]
+            and v.dtype == w.dtype
             for k, v in self.entries.items()
         )

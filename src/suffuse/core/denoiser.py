@@ -113,7 +113,9 @@ class Network(Denoiser):
                            f"this network reads {', '.join(self.family.reads) or 'nothing'}")  # fmt: skip
         process = self.process.given(cond)
         scale = process.scale(t)
-        value = self.family.call(self.net, x if scale is None else scale * x, process.timestep(t).tensor(batch_size(x)), cond)
+        value = self.family.call(
+            self.net, x if scale is None else scale * x, process.timestep(t).tensor(batch_size(x)), cond
+        )
         return process.predict(x, t, value, self.kind)
 
 
@@ -146,7 +148,9 @@ class Under(Denoiser):
     def __init__(self, base: Denoiser, process: Gaussian):
         super().__init__()
         if not isinstance(base.process, Gaussian):
-            raise Refused(f"under({process}): {type(base.process).__name__} is not Gaussian; only Gaussian processes exchange")
+            raise Refused(
+                f"under({process}): {type(base.process).__name__} is not Gaussian; only Gaussian processes exchange"
+            )
         self.base, self.process = base, process
 
     @property

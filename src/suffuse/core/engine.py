@@ -162,7 +162,9 @@ def trace(
         raise BadInput(f"start={start}, stop={stop}: this grid {'rises' if rising else 'falls'}; exchange them")
     plan = list(grid.steps(start, stop))
     if not plan:
-        raise BadInput(f"start={start}, stop={stop}: no step of the grid lies between them; give 0 <= stop < start <= 1")
+        raise BadInput(
+            f"start={start}, stop={stop}: no step of the grid lies between them; give 0 <= stop < start <= 1"
+        )
     if isinstance(x, State):
         run.memory = x.memory
         state, plan = x, [step for step in plan if step[0] >= x.i]
@@ -170,7 +172,9 @@ def trace(
         state = _start(x, process, noise, samples, plan[0][0])
     samples = state.samples
     if cond.rows not in (None, len(samples)):
-        raise BadInput(f"cond has {cond.rows} rows and the state {len(samples)}; give one row of condition for each sample")
+        raise BadInput(
+            f"cond has {cond.rows} rows and the state {len(samples)}; give one row of condition for each sample"
+        )
 
     session = Session(state.sampler)
     for k, (i, t, s) in enumerate(plan):
@@ -187,14 +191,25 @@ def trace(
     yield Run(state, None, run.evaluations)
 
 
-def place_of(denoiser: Denoiser, grid: Grid, sampler: Sampler, guidance: Guidance | None, known: Setting | None = None) -> Setting:
+def place_of(
+    denoiser: Denoiser, grid: Grid, sampler: Sampler, guidance: Guidance | None, known: Setting | None = None
+) -> Setting:
     """The setting of a run, as plug-ins get it in `bind` and fitted things remember it."""
     times = tuple(round(t, 10) for t in grid.times.flatten().tolist())
-    return replace(known or Setting(), process=str(denoiser.process), sampler=str(sampler), guidance=str(guidance), times=times)
+    return replace(
+        known or Setting(), process=str(denoiser.process), sampler=str(sampler), guidance=str(guidance), times=times
+    )
 
 
-def sample(denoiser: Denoiser, x: Value | Sequence[int] | State | Start, *, save: Callable[[Run], Any] | None = None,
-           progress: Callable[[Step], None] | None = None, gradient: bool = False, **settings: Any) -> Result:  # fmt: skip
+def sample(
+    denoiser: Denoiser,
+    x: Value | Sequence[int] | State | Start,
+    *,
+    save: Callable[[Run], Any] | None = None,
+    progress: Callable[[Step], None] | None = None,
+    gradient: bool = False,
+    **settings: Any,
+) -> Result:
     """Run to the end. Takes what `trace` takes, and:
 
     Args:
@@ -236,14 +251,22 @@ def grid_of(process: Process, sampler: Sampler, spacing: Spacing | None, steps: 
     if process.grid is not None:
         times = torch.tensor(process.grid, dtype=torch.float64)
         if spacing is not None:
-            raise Refused(f"{type(process).__name__} runs on its own {len(times) - 1} times; leave out spacing={spacing}")
+            raise Refused(
+                f"{type(process).__name__} runs on its own {len(times) - 1} times; leave out spacing={spacing}"
+            )
         return Grid(times)
     if not isinstance(steps, int) or steps < 1:
         raise BadInput(f"steps={steps}: a run needs a whole number of steps, at least 1; 20 to 50 are usual")
     rule = spacing or sampler.spacing
     if rule is None:
         return Grid(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
-    shape = tuple(x.x.shape[1:]) if isinstance(x, State) and isinstance(x.x, Tensor) else tuple(x.shape[1:]) if isinstance(x, Tensor) else ()
+    shape = (
+        tuple(x.x.shape[1:])
+        if isinstance(x, State) and isinstance(x.x, Tensor)
+        else tuple(x.shape[1:])
+        if isinstance(x, Tensor)
+        else ()
+    )
     if isinstance(x, (tuple, list, torch.Size)):
         shape = tuple(x[1:])
     return rule.grid(process, steps, shape)
@@ -276,6 +299,10 @@ def _check(process: Process, sampler: Sampler, guidance: Guidance | None, patche
     for part in parts:
         needs: Needs = getattr(part, "needs", Needs.NOTHING)
         if Needs.GAUSSIAN in needs and isinstance(process, Categorical):
-            raise Refused(f"{part}: needs a Gaussian process and {type(process).__name__} is categorical; use a categorical sampler such as Ancestral")
+            raise Refused(
+                f"{part}: needs a Gaussian process and {type(process).__name__} is categorical; use Ancestral()"
+            )
         if Needs.CATEGORICAL in needs and isinstance(process, Gaussian):
-            raise Refused(f"{part}: needs a categorical process and {type(process).__name__} is Gaussian; use a Gaussian sampler such as DDIM")
+            raise Refused(
+                f"{part}: needs a categorical process and {type(process).__name__} is Gaussian; use DDIM()"
+            )

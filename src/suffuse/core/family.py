@@ -1,4 +1,4 @@
-"""What is known about one architecture: how its networks are called and where their blocks are. One file each in backbones/."""
+"""What is known about one architecture: how its networks are called and where their blocks are."""
 
 from __future__ import annotations
 

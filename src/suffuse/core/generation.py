@@ -17,7 +17,7 @@ from .engine import Start, sample
 from .errors import BadInput, Refused
 from .grid import Grid, Spacing
 from .noise import Keyed, Noise, Stream
-from .plugin import Needs, Plugin, Prompt
+from .plugin import Needs, Prompt
 from .process import Process
 from .recipe import Recipe, hash_of, recipe
 from .step import Guidance, Hook, Sampler, Step, StepFunction, _chain

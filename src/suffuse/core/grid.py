@@ -27,7 +27,9 @@ class Grid:
     def __post_init__(self) -> None:
         times = torch.as_tensor(self.times, dtype=torch.float64)
         if times.ndim == 0 or len(times) < 2:
-            raise BadInput(f"steps={max(len(times) - 1 if times.ndim else 0, 0)}: a run needs at least one step; give steps >= 1")
+            raise BadInput(
+                f"steps={max(len(times) - 1 if times.ndim else 0, 0)}: a run needs at least one step; give steps >= 1"
+            )
         if not bool(torch.isfinite(times).all()) or bool(((times < 0) | (times > 1)).any()):
             raise BadInput(f"grid times must lie in [0, 1] (0 is data, 1 is noise), got {times.tolist()[:4]}...")
         object.__setattr__(self, "times", times)

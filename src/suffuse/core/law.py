@@ -72,7 +72,11 @@ class Normal(Law):
 
     def at(self, z: Tensor | float) -> Tensor:
         """mean + std z, for given noise z."""
-        return combine((1.0, self.mean), (self.std, z)) if isinstance(z, Tensor) else self.mean + self.std * torch.full_like(self.mean, z)
+        return (
+            combine((1.0, self.mean), (self.std, z))
+            if isinstance(z, Tensor)
+            else self.mean + self.std * torch.full_like(self.mean, z)
+        )
 
     def _std(self) -> tuple[Tensor, Tensor]:
         std = torch.as_tensor(self.std.to(self.mean), dtype=torch.float64)
@@ -107,7 +111,7 @@ class Choice(Law):
         return self.logits.double().softmax(-1)
 
     @property
-    def mean(self) -> Tensor:  # type: ignore[override]
+    def mean(self) -> Tensor:
         """The most probable category of each entry."""
         return self.logits.argmax(-1)
 
@@ -125,7 +129,11 @@ class Choice(Law):
         p = self.logits.double().log_softmax(-1)
         q = other.logits.double().log_softmax(-1)
         possible = torch.isfinite(p)
-        return per_sample((torch.where(possible, p.exp(), 0.0) * (torch.where(possible, p, 0.0) - torch.where(possible, q, 0.0))).sum(-1))
+        return per_sample(
+            (torch.where(possible, p.exp(), 0.0) * (torch.where(possible, p, 0.0) - torch.where(possible, q, 0.0))).sum(
+                -1
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Product(Law):
     laws: Tree
 
     @property
-    def mean(self) -> Tree:  # type: ignore[override]
+    def mean(self) -> Tree:
         return self.laws.map(lambda law: law.mean)
 
     def sample(self, draw: Draw) -> Tree:

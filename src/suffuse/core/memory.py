@@ -41,7 +41,13 @@ def join(values: Sequence[Any]) -> Any:
 
     def one(column: Sequence[Any]) -> Any:
         first = column[0]
-        return torch.cat(column) if isinstance(first, Tensor) else Coef.cat(column, sizes) if isinstance(first, Coef) else first
+        return (
+            torch.cat(list(column))
+            if isinstance(first, Tensor)
+            else Coef.cat(column, sizes)
+            if isinstance(first, Coef)
+            else first
+        )
 
     return pytree.tree_unflatten([one(c) for c in zip(*columns, strict=True)], spec[0])
 
@@ -77,7 +83,9 @@ class Memory:
         if not rows or any(row not in where for row in rows):
             return None
         used = sorted({where[row][0] for row in rows})
-        start = dict(zip(used, [0, *torch.tensor([len(blocks[b].rows) for b in used]).cumsum(0).tolist()], strict=False))
+        start = dict(
+            zip(used, [0, *torch.tensor([len(blocks[b].rows) for b in used]).cumsum(0).tolist()], strict=False)
+        )
         index = torch.tensor([start[b] + i for b, i in (where[row] for row in rows)])
         return take(join([blocks[b].value for b in used]), index)
 
@@ -88,8 +96,9 @@ class Memory:
             if block.rows == rows or new.issuperset(block.rows):
                 continue
             stays = [i for i, row in enumerate(block.rows) if row not in new]
-            kept.append(block if len(stays) == len(block.rows) else
-                        Block(tuple(block.rows[i] for i in stays), take(block.value, torch.tensor(stays)), block.step))  # fmt: skip
+            if len(stays) < len(block.rows):
+                block = Block(tuple(block.rows[i] for i in stays), take(block.value, torch.tensor(stays)), block.step)
+            kept.append(block)
         self.entries = {**self.entries, key: (*kept, Block(rows, _detach(value), step))}
 
     def held(self, key: Any, rows: Rows) -> list[bool]:
@@ -110,7 +119,9 @@ class Memory:
             for block in blocks:
                 index = [i for i, (_, s) in enumerate(block.rows) if s in wanted]
                 if index:
-                    cut.append(Block(tuple(block.rows[i] for i in index), take(block.value, torch.tensor(index)), block.step))
+                    cut.append(
+                        Block(tuple(block.rows[i] for i in index), take(block.value, torch.tensor(index)), block.step)
+                    )
             out[key] = tuple(cut)
         return Memory(out)
 

@@ -178,8 +178,8 @@ class Model:
         chosen = self._guidance(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
         steps = whole("steps", one_of("steps", steps, "num_inference_steps", num_inference_steps, self.defaults.steps))
         n = whole("n", one_of("n", n, "num_images_per_prompt", num_images_per_prompt, 1))
+        spacing = spacing or (sampler and sampler.spacing) or self.defaults.spacing
         sampler = sampler or self.defaults.sampler
-        spacing = spacing or sampler.spacing or self.defaults.spacing
         size = self._size(height, width, image)
         shape = (self.codec.space.channels, *(side // self.codec.space.factor for side in size))
         prompts = [p for p in _listed(prompt) for _ in range(n)]

@@ -124,9 +124,9 @@ class Stream(Noise):
 
     def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
         make = torch.randn if kind == "normal" else torch.rand
-        return make(like.shape, generator=self.generator, device=self.generator.device, dtype=like.dtype).to(like.device)
+        return make(like.shape, generator=self.generator, device=self.generator.device, dtype=like.dtype).to(
+            like.device
+        )
 
     def fold(self, k: int | str) -> Noise:
         return self
-
-

@@ -1,8 +1,7 @@
-"""A plug-in is a value: a frozen dataclass of hyper-parameters. It is bound once a run and has its own verb during it."""
+"""A plug-in is a value: a frozen dataclass of hyper-parameters. It is bound once a run and has its own verb in it."""
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
@@ -22,6 +21,7 @@ class Needs(Flag):
     OUTERMOST = auto()  #      to be the outermost guidance
     COUPLES = auto()  #        the whole batch at once: samples influence each other
     UNCONDITIONAL = auto()  #  an alternative condition named "null"
+    CONSISTENCY = auto()  #    a network that predicts the end of its trajectory instead of the mean of x0
 
 
 Prompt = Any
@@ -52,8 +52,10 @@ class Setting:
         for name in on:
             here, there = getattr(self, name), getattr(made_for, name)
             if here != there:
-                raise Refused(f"{what} was fitted for {name} {_short(there)} and this run has {_short(here)}; fit it again here, "
-                              "or run it as it was made")  # fmt: skip
+                raise Refused(
+                    f"{what} was fitted for {name} {_short(there)} and this run has {_short(here)}; "
+                    "fit it again here, or run it as it was made"
+                )
 
 
 def _short(v: Any) -> str:
@@ -63,7 +65,7 @@ def _short(v: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class Plugin(ABC):
+class Plugin:
     """Base of samplers, guidances, hooks, patches and surgeries."""
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -75,3 +77,7 @@ class Plugin(ABC):
     def bind(self, setting: Setting) -> Self:
         """Once a run: tables for this grid, checks; raises `Refused` with reason and remedy. Default: itself."""
         return self
+
+    def neutral(self) -> Self | None:
+        """The setting of this plug-in that changes nothing, to the bit; None where it has none."""
+        return None

@@ -60,7 +60,7 @@ class Prediction(ABC):
 
 def _is(row: tuple[Coef, Coef, Coef], kx: float, ke: float) -> bool:
     """True when the row is this one for every sample: the value itself is wanted, and no arithmetic needed."""
-    return row[0].shared and row[1].shared and row[0].d == kx and row[1].d == ke
+    return row[0].shared and row[1].shared and (row[0].d, row[1].d) == (kx, ke)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Affine(Prediction):
         return z, value, self.a * ke - self.s * kx
 
     @cached_property
-    def x0(self) -> Value:  # type: ignore[override]
+    def x0(self) -> Value:
         """Predicted clean state, (k_e z - s value) / det with z = x - b."""
         if _is(self.row, 1.0, 0.0):
             return self._solution[1]
@@ -134,7 +134,8 @@ class Affine(Prediction):
         def some(v: Any) -> Any:
             return None if v is None else v[rows]
 
-        return Affine(self.x[rows], self.a[rows], self.s[rows], self.value[rows], tuple(k[rows] for k in self.row),
+        kx, ke, ky = self.row
+        return Affine(self.x[rows], self.a[rows], self.s[rows], self.value[rows], (kx[rows], ke[rows], ky[rows]),
                       some(self.b), some(self.y))  # fmt: skip
 
     def put(self, rows: Any, other: Affine) -> Affine:
@@ -143,7 +144,7 @@ class Affine(Prediction):
 
 @dataclass(frozen=True)
 class Logits(Prediction):
-    """Prediction of a categorical process: `logits` (B, ..., K) of the clean category, -inf at states that cannot be clean."""
+    """Prediction of a categorical process: `logits` (B, ..., K) of the clean category, -inf where impossible."""
 
     x: Tensor
     logits: Tensor
@@ -154,7 +155,7 @@ class Logits(Prediction):
         return self.logits.double().softmax(-1)
 
     @property
-    def x0(self) -> Tensor:  # type: ignore[override]
+    def x0(self) -> Tensor:
         """The most probable clean category of each entry."""
         return self.logits.argmax(-1)
 

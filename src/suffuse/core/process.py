@@ -171,13 +171,15 @@ class Categorical(Process):
 
     def marginal(self, x0: Tensor, t: Coef) -> Law:
         onehot = torch.nn.functional.one_hot(x0, self.K).double()
-        return Choice(torch.log(combine((self.keep(t), onehot), (1.0 - self.keep(t), self.limit(x0).expand_as(onehot)))))
+        return Choice(
+            torch.log(combine((self.keep(t), onehot), (1.0 - self.keep(t), self.limit(x0).expand_as(onehot))))
+        )
 
     def prior(self, like: Tensor) -> Law:
         return Choice(torch.log(self.limit(like)).expand(*like.shape, self.K))
 
     def posterior(self, x: Tensor, p: Logits, t: Coef, s: Coef, eta: float = 1.0) -> Law:
-        """sum_c p(c) q(x_s | x_t, x0 = c) in O(K), from q(x_s | x0) and q(x_t | x_s) = keep_t/keep_s 1[=] + rest limit."""
+        """sum_c p(c) q(x_s | x_t, x0 = c), in O(K): between s and t an entry stays with keep_t / keep_s."""
         like = p.probs
         keep_s, stay = self.keep(s), self.keep(t) / self.keep(s)
         stay = where(self.keep(s) > 0.0, stay, 0.0)

@@ -7,10 +7,10 @@ Hook      (step, x, at) -> x                                middleware of the wh
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from .memory import Memory, Scope, join, rows_of, take
 from .noise import Keyed, Noise
 from .patch import Context, using
 from .plugin import Needs, Plugin
-from .prediction import Affine, Prediction
+from .prediction import Prediction
 from .process import Gaussian, Process
 from .value import Coef, Value, batch_size
 
@@ -46,7 +46,7 @@ class RunContext:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A move from t to s for some samples. A step is pure: it may be asked (`move`), repeated (`fold`) or undone (`back`).
+    """A move from t to s for some samples. It is pure: it may be asked (`move`), repeated (`fold`) or undone (`back`).
 
     Attributes:
         i, n: position in the full grid of n steps.
@@ -115,7 +115,9 @@ class Step:
         samplers of one evaluation a step.
         """
         if self.mover is None:
-            raise Refused("at.move: this sampler evaluates the network more than once a step; use one of a single evaluation, such as DDIM")
+            raise Refused(
+                "at.move: this sampler asks several times a step; use one of a single evaluation, such as DDIM"
+            )
         law = self.mover(p, self)
         if not isinstance(law, Law):
             return law
@@ -132,6 +134,10 @@ def outside(process: Process, t: Any, batch: int) -> Step:
 
 
 # plug-ins -------------------------------------------------------------------------------------------------------------
+Ask: TypeAlias = Callable[[Value, Coef], Any]
+"""predict(z, t): what a sampler asks, with its centred state z; everything else is settled behind it."""
+
+
 class Sampler(Plugin):
     """Moves a state from one time to the next. Frozen dataclass; its run state is the memory it is handed."""
 
@@ -143,7 +149,7 @@ class Sampler(Plugin):
         return ()
 
     @abstractmethod
-    def step(self, predict: Predict, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
+    def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
         """From x at at.t to the state at at.s, or its law, which the engine draws."""
 
     def turn(self, x: Value, at: Step, memory: Any) -> tuple[Value, Step, Any]:
@@ -158,6 +164,9 @@ class Sampler(Plugin):
 
 class Guidance(Plugin):
     """Makes one prediction out of several evaluations."""
+
+    evaluations: ClassVar[int | None] = None
+    """Most evaluations of the network that it asks of one sample for one prediction; None where that depends."""
 
     @abstractmethod
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
@@ -253,7 +262,9 @@ class Predict:
 
     __slots__ = ("at", "cond", "denoiser", "guidance", "path")
 
-    def __init__(self, denoiser: Denoiser, at: Step, guidance: tuple[Guidance, ...] = (), cond: Cond = EMPTY, path: str = ""):
+    def __init__(
+        self, denoiser: Denoiser, at: Step, guidance: tuple[Guidance, ...] = (), cond: Cond = EMPTY, path: str = ""
+    ):
         self.denoiser, self.at, self.guidance, self.cond, self.path = denoiser, at, guidance, cond, path
 
     def __call__(self, x: Value, t: Coef, cond: Cond | None = None, path: str = "") -> Any:
@@ -278,7 +289,11 @@ class Predict:
         waiting = list(range(len(jobs)))
         while waiting:
             head = jobs[waiting[0]]
-            group = [j for j in waiting if j == waiting[0] or (_shape(jobs[j][1]) == _shape(head[1]) and head[3].joins(jobs[j][3]))]
+            group = [
+                j
+                for j in waiting
+                if j == waiting[0] or (_shape(jobs[j][1]) == _shape(head[1]) and head[3].joins(jobs[j][3]))
+            ]
             group = group[:chunk] if chunk else group
             for j, p in zip(group, self._evaluate([jobs[j] for j in group]), strict=True):
                 results[j] = p
@@ -349,17 +364,34 @@ class StepFunction:
 
     __slots__ = ("cond", "denoiser", "guidance", "memory", "sampler", "session")
 
-    def __init__(self, session: Session, denoiser: Denoiser, cond: Cond, guidance: tuple[Guidance, ...], sampler: Sampler, memory: Any):
+    def __init__(
+        self,
+        session: Session,
+        denoiser: Denoiser,
+        cond: Cond,
+        guidance: tuple[Guidance, ...],
+        sampler: Sampler,
+        memory: Any,
+    ):
         self.session, self.denoiser, self.cond = session, denoiser, cond
         self.guidance, self.sampler, self.memory = guidance, sampler, memory
 
-    def using(self, *, denoiser: Denoiser | None = None, cond: Cond | None = None, guidance: Guidance | None | str = "same",
-              sampler: Sampler | None = None, patches: Sequence[Any] = ()) -> StepFunction:  # fmt: skip
+    def using(
+        self,
+        *,
+        denoiser: Denoiser | None = None,
+        cond: Cond | None = None,
+        guidance: Guidance | None | str = "same",
+        sampler: Sampler | None = None,
+        patches: Sequence[Any] = (),
+    ) -> StepFunction:
         """The same step with other settings; `guidance=None` is none at all."""
         net = (denoiser or self.denoiser).with_(*patches)
         chain = self.guidance if guidance == "same" else () if guidance is None else _chain(guidance)  # type: ignore[arg-type]
         memory = self.memory if sampler is None else None
-        return StepFunction(self.session, net, self.cond if cond is None else cond, chain, sampler or self.sampler, memory)
+        return StepFunction(
+            self.session, net, self.cond if cond is None else cond, chain, sampler or self.sampler, memory
+        )
 
     def predict(self, at: Step) -> Predict:
         """How this step asks the network."""
@@ -378,7 +410,8 @@ class StepFunction:
         memory = self.sampler.init(z, at) if self.memory is None else self.memory
         if not self.sampler.many:
             at = at.but(mover=Mover(self.sampler, z, at.samples, memory))
-        out, self.session.sampler_memory = self.sampler.step(Ask(self.predict(at), uncentre), z, at, memory)
+        ask = self.predict(at)
+        out, self.session.sampler_memory = self.sampler.step(lambda z, t: ask(uncentre(z, t), t), z, at, memory)
         return out.sample(at.noise) if isinstance(out, Law) else out
 
 
@@ -396,19 +429,7 @@ class Mover:
         if at.samples != self.samples:
             rows = torch.tensor([self.samples.index(s) for s in at.samples])
             x, memory = take(x, rows), take(memory, rows)
-        return self.sampler.step(lambda *_: p, x, at, memory)[0]  # type: ignore[arg-type, return-value]
-
-
-class Ask:
-    """What a sampler calls: `predict(z, t)` for its centred state z, `predict.many(...)` for none."""
-
-    __slots__ = ("predict", "uncentre")
-
-    def __init__(self, predict: Predict, uncentre: Callable[[Value, Coef], Value]):
-        self.predict, self.uncentre = predict, uncentre
-
-    def __call__(self, z: Value, t: Coef) -> Any:
-        return self.predict(self.uncentre(z, t), t)
+        return self.sampler.step(lambda *_: p, x, at, memory)[0]
 
 
 @dataclass(eq=False)

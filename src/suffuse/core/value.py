@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,7 +43,9 @@ class Tree(Mapping[str, Any]):
 
     def map(self, function: Callable[..., Any], *others: Any) -> Tree:
         """Apply `function` part by part; a Tree among `others` gives its own part, anything else is shared."""
-        return Tree({k: function(v, *(o.parts[k] if isinstance(o, Tree) else o for o in others)) for k, v in self.parts.items()})
+        return Tree(
+            {k: function(v, *(o.parts[k] if isinstance(o, Tree) else o for o in others)) for k, v in self.parts.items()}
+        )
 
     def __add__(self, o: Any) -> Tree:
         return self.map(lambda a, b: a + b, o)
@@ -95,8 +97,10 @@ pytree.register_pytree_node(
     serialized_type_name="suffuse.Tree",
 )
 
-Value = Union[Tensor, Tree]
-Number = Union[float, Tensor]
+Value: TypeAlias = Any
+"""A tensor or a Tree, batch first. Typed Any because the two share their arithmetic and no base class."""
+
+Number: TypeAlias = float | Tensor
 
 
 def leaves(x: Any) -> list[Tensor]:
@@ -169,7 +173,7 @@ def _comparison(function: Callable[[Any, Any], Any]) -> Callable[[Coef, Any], An
 
 
 class Coef:
-    """A float64 number that may vary over the leading axes of a state: () all, (B,) sample, (B, L) token, (B, 1, H, W) pixel.
+    """A float64 number for all rows (), or one for each sample (B,), token (B, L) or pixel (B, 1, H, W).
 
     With a Coef or a plain number it computes elementwise in float64; with a tensor or Tree it multiplies that state,
     aligned from the left and cast to the state's dtype. A number shared by all is kept as a Python float, which makes
@@ -310,7 +314,10 @@ def where(condition: Any, a: Any, b: Any) -> Coef:
     if isinstance(condition, bool):
         return Coef(a if condition else b)
     n = condition.ndim
-    a, b = (v.reshape(v.shape + (1,) * (n - v.ndim)) if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for v in (a, b))
+    a, b = (
+        v.reshape(v.shape + (1,) * (n - v.ndim)) if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64)
+        for v in (a, b)
+    )
     return Coef(torch.where(condition, a, b))
 
 
@@ -320,7 +327,7 @@ def minimum(a: Any, b: Any) -> Coef:
 
 
 def combine(*terms: tuple[Any, Value]) -> Value:
-    """Linear combination sum_i c_i x_i of states; with shared coefficients each term after the first costs one kernel."""
+    """Linear combination sum_i c_i x_i of states; shared coefficients cost one kernel a term after the first."""
     c, x = terms[0]
     if isinstance(x, Tree):
         return Tree({k: combine(*((c[k] if isinstance(c, Tree) else c, v[k]) for c, v in terms)) for k in x})

@@ -84,7 +84,9 @@ class AdaptiveGuidance(Guidance):
             share: wanted evaluations as a share of full CFG, between 0.5 (never guided) and 1.
         """
         if not 0.5 < share < 1.0:
-            raise BadInput(f"share={share}: CFG spends two evaluations a step and none is saved below half; give 0.5 < share < 1")
+            raise BadInput(
+                f"share={share}: CFG spends two evaluations a step and none is saved below half; give 0.5 < share < 1"
+            )
         recorder = Recording(CFG(w))
         sample(denoiser, x, guidance=recorder, **run)
         gamma = torch.stack([cosine(c.eps, u.eps) for c, u in recorder.pairs])  # (n, B)
@@ -142,8 +144,19 @@ class LinearAG(Guidance):
         return pc.with_(eps=pu.eps + self.w * (pc.eps - pu.eps))
 
     @classmethod
-    def fit(cls, denoiser: Denoiser, x: Any, *, w: float, sampler: Sampler, steps: int, replaced: Sequence[int] | None = None,
-            setting: Setting | None = None, ridge: float = 1e-6, **run: Any) -> LinearAG:  # fmt: skip
+    def fit(
+        cls,
+        denoiser: Denoiser,
+        x: Any,
+        *,
+        w: float,
+        sampler: Sampler,
+        steps: int,
+        replaced: Sequence[int] | None = None,
+        setting: Setting | None = None,
+        ridge: float = 1e-6,
+        **run: Any,
+    ) -> LinearAG:
         """Least squares over recorded CFG runs (the paper records about 200).
 
         Args:
@@ -171,7 +184,7 @@ def _regress(pairs: Sequence[tuple[Any, Any]], i: int, ridge: float) -> tuple[fl
 @method(paper="adaptive-guidance")
 @dataclass(frozen=True)
 class ScheduledCFG(Guidance):
-    """CFG with a scale of its own for every step: 1 is the conditional and 0 the unconditional prediction, one evaluation.
+    """CFG with a scale for every step: 1 is the conditional and 0 the unconditional prediction, at one evaluation.
 
     Args:
         scales: one for each step of the grid; `search_policy` finds them.
@@ -181,7 +194,9 @@ class ScheduledCFG(Guidance):
 
     def bind(self, setting: Setting) -> ScheduledCFG:
         if setting.times and len(setting.times) != len(self.scales) + 1:
-            raise BadInput(f"ScheduledCFG: {len(self.scales)} scales for {len(setting.times) - 1} steps; give one for each step")
+            raise BadInput(
+                f"ScheduledCFG: {len(self.scales)} scales for {len(setting.times) - 1} steps; give one for each step"
+            )
         return self
 
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
@@ -190,8 +205,17 @@ class ScheduledCFG(Guidance):
         return CFG(self.scales[at.i])(predict, x, t, cond, at)
 
 
-def search_policy(denoiser: Denoiser, x: Tensor, *, w: float, steps: int, price: float = 0.02, iterations: int = 30, rate: float = 0.3,
-                  **run: Any) -> ScheduledCFG:  # fmt: skip
+def search_policy(
+    denoiser: Denoiser,
+    x: Tensor,
+    *,
+    w: float,
+    steps: int,
+    price: float = 0.02,
+    iterations: int = 30,
+    rate: float = 0.3,
+    **run: Any,
+) -> ScheduledCFG:
     """Differentiable search of a guidance policy: min_a MSE(x(a), x(CFG)) / var + price * cost(a).
 
     Each step holds a softmax over {unconditional, conditional, CFG at w/2, w, 2w}. All five are linear in the same two

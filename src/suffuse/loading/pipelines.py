@@ -87,6 +87,7 @@ class Kind:
         guide: the guidance that a scale means.
         patch: entries of a state, along each side, that the network takes as one token; None where its
             configuration says it.
+        even: it places the steps of a flow evenly before they are shifted.
     """
 
     net: str
@@ -95,12 +96,13 @@ class Kind:
     guidance: float
     guide: Callable[[float], Guidance] = cfg
     patch: int | None = None
+    even: bool = False
 
 
 SD = Kind("unet", _clip, 30, 7.5)
 SDXL = Kind("unet", _clip_pair, 30, 5.0)
 SD3 = Kind("transformer", _three, 28, 7.0)
-FLUX = Kind("transformer", _flux, 28, 3.5, Embedded, patch=2)
+FLUX = Kind("transformer", _flux, 28, 3.5, Embedded, patch=2, even=True)
 PIXEL = Kind("unet", _classes, 50, 1.0)
 
 PIPELINES: Mapping[str, Kind] = {
@@ -146,7 +148,7 @@ def assemble(
     if parts.get(kind.net) is None:
         raise Damaged(f"{name or pipeline}: has no {kind.net!r}; copy the whole model again")
     net: nn.Module = parts[kind.net]
-    schedule = read_schedule(scheduler)
+    schedule = read_schedule(scheduler, even=kind.even)
     try:
         pieces = kind.pieces(parts, others)
         codec = VAE(parts["vae"]) if kind is not PIXEL else Pixels(_config(net).in_channels)

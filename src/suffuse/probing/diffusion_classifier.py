@@ -86,7 +86,9 @@ class DiffusionClassifier:
     def __post_init__(self) -> None:
         totals = [n for n, _ in self.stages]
         if not totals or totals != sorted(totals) or min(totals) < 1 or min(k for _, k in self.stages) < 1:
-            raise BadInput(f"stages={self.stages}: give pairs (evaluations in all, candidates kept) with rising evaluations, such as ((5, 5), (25, 1))")
+            raise BadInput(
+                f"stages={self.stages}: give (evaluations, candidates kept) with rising evaluations, ((5, 5), (25, 1))"
+            )
         if self.power not in (1, 2) or self.space not in SPACES:
             raise BadInput(f"power={self.power}, space={self.space!r}: power is 1 or 2, space is {' or '.join(SPACES)}")
 
@@ -124,8 +126,11 @@ class DiffusionClassifier:
             drawn = noise.normal(x0, range(len(x0)), f"trial/{j}")
             assert isinstance(drawn, Tensor)
             return drawn[picture]
-        rows = [noise.normal(x0[b : b + 1], [b], f"trial/{j}/{c}") for b, c in zip(picture.tolist(), candidate.tolist(), strict=True)]
-        return torch.cat(rows)  # type: ignore[arg-type]
+        rows = [
+            noise.normal(x0[b : b + 1], [b], f"trial/{j}/{c}")
+            for b, c in zip(picture.tolist(), candidate.tolist(), strict=True)
+        ]
+        return torch.cat(rows)
 
 
 def _ranking(trace: Tensor, size: int) -> Ranking:
@@ -141,7 +146,9 @@ def _ranking(trace: Tensor, size: int) -> Ranking:
     return Ranking(error, torch.where(m > 1, (variance / m).sqrt(), torch.inf), count, size)
 
 
-def text_image_score(denoiser: Denoiser, x0: Tensor, cond: Cond, *, evaluations: int = 25, noise: Noise | int = 0) -> Tensor:
+def text_image_score(
+    denoiser: Denoiser, x0: Tensor, cond: Cond, *, evaluations: int = 25, noise: Noise | int = 0
+) -> Tensor:
     """(B,) how much the text helps: error without text minus error with it, on shared noise; usable as a metric.
 
     Args:

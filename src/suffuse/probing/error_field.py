@@ -16,7 +16,9 @@ from ..core.value import Coef, combine
 SPACES = ("eps", "value")
 
 
-def errors(denoiser: Denoiser, x0: Tensor, cond: Cond, t: float, eps: Tensor, *, space: str = "eps", chunk: int = 64) -> Tensor:
+def errors(
+    denoiser: Denoiser, x0: Tensor, cond: Cond, t: float, eps: Tensor, *, space: str = "eps", chunk: int = 64
+) -> Tensor:
     """(B, ...) signed error of the prediction at x_t = a x0 + s eps, per entry.
 
     Networks of other kinds are converted to noise by the process, so errors of eps, v and x0 models compare; for flow
@@ -44,16 +46,16 @@ def errors(denoiser: Denoiser, x0: Tensor, cond: Cond, t: float, eps: Tensor, *,
         b = own.offset(at)
         p = denoiser(x if b is None else x + b, at, c)
         if space == "eps":
-            out.append(p.eps - eps[rows])  # type: ignore[attr-defined]
+            out.append(p.eps - eps[rows])
         else:
-            kx, ke, ky = p.row  # type: ignore[attr-defined]
+            kx, ke, ky = p.row
             target = combine((kx, x0[rows]), (ke, eps[rows]))
-            out.append(p.value - (target if p.y is None else target + ky * p.y))  # type: ignore[attr-defined]
+            out.append(p.value - (target if p.y is None else target + ky * p.y))
     return torch.cat(out)
 
 
 def trials(n: int, low: float = 0.02, high: float = 0.98) -> Iterator[tuple[int, float]]:
-    """n times spread evenly over (low, high), in an order whose every beginning is spread evenly too (van der Corput)."""
+    """n times spread evenly over (low, high), every beginning of the order spread evenly too (van der Corput)."""
     for j in range(n):
         u, base, k = 0.0, 0.5, j + 1
         while k:
@@ -62,7 +64,7 @@ def trials(n: int, low: float = 0.02, high: float = 0.98) -> Iterator[tuple[int,
 
 
 def stack(conds: Sequence[Cond], rows: int) -> Cond:
-    """Candidates as one Cond of K x rows rows, candidate by candidate; each candidate has `rows` rows or one for all."""
+    """Candidates as one Cond of K x rows rows, candidate by candidate; each has `rows` rows, or one for all."""
     for k, c in enumerate(conds):
         if c.rows not in (1, rows):
             raise BadInput(f"candidate {k} has {c.rows} rows; give one, or one for each of the {rows} pictures")

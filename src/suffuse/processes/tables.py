@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import BadInput, nearest
 from ..core.law import Law, Normal
 from ..core.process import Gaussian
-from ..core.value import Coef, Value, exp, log, sqrt
+from ..core.value import Coef, Value, exp, sqrt
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
@@ -58,7 +58,9 @@ class Table(Gaussian):
             def bar(u: float) -> float:
                 return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
-            betas = torch.tensor([min(1 - bar((k + 1) / self.N) / bar(k / self.N), 0.999) for k in range(self.N)], dtype=torch.float32)
+            betas = torch.tensor(
+                [min(1 - bar((k + 1) / self.N) / bar(k / self.N), 0.999) for k in range(self.N)], dtype=torch.float32
+            )
         elif self.schedule == "sigmoid":
             betas = torch.sigmoid(torch.linspace(-6, 6, self.N)) * (self.beta_end - self.beta_start) + self.beta_start
         else:
@@ -84,21 +86,25 @@ class Table(Gaussian):
     def log_rho(self, t: Coef) -> Coef:
         """log(sigma / alpha) at t."""
         if isinstance(t.d, float):
-            k = t.d * self.N - 1.0
-            if k <= 0.0:
-                return Coef(self._list[0]) + log(Coef(t.d * self.N))
-            low = min(int(k), self.N - 2) if self.N > 1 else 0
-            w = k - low
-            if abs(w - round(w)) < 1e-9:  # at a timestep: no arithmetic with an infinite neighbour
-                return Coef(self._list[low + round(w)])
-            return Coef((1 - w) * self._list[low] + w * self._list[low + 1])
+            return Coef(self._log_rho(t.d))
         table = torch.from_numpy(self._logs).to(t.d.device)
         k = t.d * self.N - 1.0
-        low_k = k.floor().clamp(0, self.N - 2).long()
-        w = k - low_k
+        low = k.floor().clamp(0, self.N - 2).long()
+        w = k - low
         w = torch.where((w - w.round()).abs() < 1e-9, w.round(), w)
-        inside = torch.where(w == 0, table[low_k], torch.where(w == 1, table[low_k + 1], (1 - w) * table[low_k] + w * table[low_k + 1]))
+        mixed = (1 - w) * table[low] + w * table[low + 1]
+        inside = torch.where(w == 0, table[low], torch.where(w == 1, table[low + 1], mixed))
         return Coef(torch.where(k <= 0, table[0] + torch.log((t.d * self.N).clamp(min=0)), inside))
+
+    def _log_rho(self, t: float) -> float:
+        k = t * self.N - 1.0
+        if k <= 0.0:
+            return self._list[0] + (math.log(t * self.N) if t > 0.0 else -math.inf)
+        low = min(int(k), self.N - 2)
+        w = k - low
+        if abs(w - round(w)) < 1e-9:  # at a timestep: no arithmetic with an infinite neighbour
+            return self._list[low + round(w)]
+        return (1 - w) * self._list[low] + w * self._list[low + 1]
 
     def alpha(self, t: Coef) -> Coef:
         return 1.0 / sqrt(1.0 + exp(2.0 * self.log_rho(t)))
@@ -113,10 +119,9 @@ class Table(Gaussian):
         return -self.log_rho(t)
 
     def time(self, rho: Coef) -> Coef:
-        values = rho.d if isinstance(rho.d, Tensor) else None
-        if values is None:
-            return Coef(self._time(float(rho.d)))  # type: ignore[arg-type]
-        return Coef(torch.tensor([self._time(v) for v in values.flatten().tolist()], dtype=torch.float64).reshape(values.shape))
+        if isinstance(rho.d, float):
+            return Coef(self._time(rho.d))
+        return Coef(rho.d.new_tensor([self._time(v) for v in rho.d.flatten().tolist()]).reshape(rho.d.shape))
 
     def _time(self, rho: float) -> float:
         if rho <= 0.0:

@@ -1,4 +1,4 @@
-"""Samplers that draw the process's own posterior: DDIM, DDPM, ancestral sampling of discrete data."""
+"""Samplers that draw the process's own posterior: DDIM and DDPM, Euler's methods, ancestral sampling of any data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.step import Ask, Sampler, Step
 from ..core.value import Value
 
 
-@method()
+@method(paper="ddim")
 @dataclass(frozen=True)
 class DDIM(Sampler):
     """x_s ~ N(alpha_s x0 + sqrt(sigma_s^2 - std^2) eps, std^2),  std = eta reverse_std(t, s).
@@ -29,12 +29,30 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
+    order = 1
 
     def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
         return at.process.posterior(x, predict(x, at.t), at.t, at.s, self.eta), memory
 
 
-@method()
+@method(paper="edm")
+@dataclass(frozen=True)
+class Euler(Sampler):
+    """y_s = y_t + (rho_s - rho_t) eps  for y = x / alpha, rho = sigma / alpha: the same move as DDIM with eta = 0.
+
+    On flows it is x_s = x_t + (s - t) v. EulerDiscreteScheduler and FlowMatchEulerDiscreteScheduler are this.
+
+    Reference: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2206.00364.
+    """
+
+    needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
+    order = 1
+
+    def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
+        return at.process.posterior(x, predict(x, at.t), at.t, at.s, 0.0), memory
+
+
+@method(paper="ddpm")
 @dataclass(frozen=True)
 class DDPM(Sampler):
     """x_s ~ q(x_s | x_t, x0 = prediction), with the posterior's own variance.
@@ -48,7 +66,24 @@ class DDPM(Sampler):
         return at.process.posterior(x, predict(x, at.t), at.t, at.s, 1.0), memory
 
 
-@method()
+@method(paper="edm")
+@dataclass(frozen=True)
+class EulerAncestral(Sampler):
+    """y_s ~ N(y_t + (rho_down - rho_t) eps, rho_up^2)  for y = x / alpha, rho = sigma / alpha.
+
+    With rho_up^2 = rho_s^2 (1 - rho_s^2 / rho_t^2) and rho_down^2 = rho_s^2 - rho_up^2: Euler's method to less noise
+    than asked for, and fresh noise for the rest. The same law as DDPM's. EulerAncestralDiscreteScheduler is this.
+
+    Reference: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2206.00364.
+    """
+
+    needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
+
+    def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
+        return at.process.posterior(x, predict(x, at.t), at.t, at.s, 1.0), memory
+
+
+@method(paper="d3pm")
 @dataclass(frozen=True)
 class Ancestral(Sampler):
     """x_s ~ sum_c p(x0 = c) q(x_s | x_t, x0 = c): ancestral sampling of any process, discrete ones too.

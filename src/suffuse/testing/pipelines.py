@@ -26,13 +26,13 @@ def _seeded(build: Callable[[], Any], spread: float = 0.3) -> Any:
     return module
 
 
-def clip_encoder(tokenizer: Any, width: int = 16, projected: bool = False) -> Any:
+def clip_encoder(tokenizer: Any, width: int = 16, projected: bool = False, activation: str = "quick_gelu") -> Any:
     """CLIPTextModel, or CLIPTextModelWithProjection."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, projection_dim=width,
-        num_hidden_layers=3, num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, hidden_act=activation, projection_dim=width,
+        num_hidden_layers=3, num_attention_heads=max(width // 64, 1), max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return _seeded(lambda: (CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
@@ -49,13 +49,13 @@ def t5_encoder(tokenizer: Any, width: int = 32) -> Any:
     return _seeded(lambda: T5EncoderModel(config))
 
 
-def autoencoder(channels: int = 4, shift: float | None = None, levels: int = 3) -> Any:
+def autoencoder(channels: int = 4, shift: float | None = None, levels: int = 3, width: int = 4) -> Any:
     """AutoencoderKL that halves the sides `levels - 1` times."""
     from diffusers import AutoencoderKL
 
     return _seeded(
         lambda: AutoencoderKL(
-            block_out_channels=(4, 8, 8, 8)[:levels], in_channels=3, out_channels=3, layers_per_block=1,
+            block_out_channels=(width, *[2 * width] * (levels - 1)), in_channels=3, out_channels=3, layers_per_block=1,
             down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
             latent_channels=channels, norm_num_groups=2, sample_size=32, scaling_factor=0.5 if shift else 0.18215,
             shift_factor=shift, use_quant_conv=shift is None, use_post_quant_conv=shift is None,
@@ -242,3 +242,26 @@ PIPELINES: Mapping[str, Callable[[], Any]] = {
     "dit": dit,
     "pixels": pixels,
 }
+
+
+def whole_vocabulary(name: str) -> Any:
+    """ "sd1", "sd2" or "sdxl" with CLIP's whole vocabulary and widths that single-file checkpoints can have."""
+    from ..conditioning.clip_vocabulary import clip_tokenizer as released
+
+    tokenizer = released(pad="!" if name == "sd2" else "<|endoftext|>")
+    wide: dict[str, Any] = {"block_out_channels": (32, 64), "norm_num_groups": 32, "sample_size": 64}
+    linear: dict[str, Any] = {"use_linear_projection": True, "attention_head_dim": (1, 1)}
+    encoder = clip_encoder(tokenizer, 16, activation="gelu" if name == "sd2" else "quick_gelu")
+    parts = {"vae": autoencoder(width=32), "tokenizer": tokenizer, "text_encoder": encoder}
+    pipe = PIPELINES[name]()
+    if name == "sdxl":
+        second = released(pad="!")
+        parts |= {"tokenizer_2": second, "text_encoder_2": clip_encoder(second, 24, True, "gelu")}
+        sizes = {"transformer_layers_per_block": (1, 2), "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+                 "projection_class_embeddings_input_dim": 24 + 6 * 8}  # fmt: skip
+        parts["unet"] = text_unet(16 + 24, **wide, **linear, **sizes)
+        parts["vae"].register_to_config(scaling_factor=0.13025)
+    else:
+        parts["unet"] = text_unet(16, **wide, **(linear if name == "sd2" else {"attention_head_dim": 8}))
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return type(pipe)(scheduler=pipe.scheduler, **parts)

@@ -23,9 +23,9 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     matrices iterate on their Gram matrix, in float32, for which bfloat16 is too coarse; square ones do without, in bfloat16.
     """
     turned = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if turned else matrices
+    x = matrices.mT.contiguous() if turned else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    oblong = x.shape[2] > 2 * x.shape[1]
+    oblong = x.shape[2] > 6 * x.shape[1]
     x = _by_gram(x, iterations) if oblong else _directly(x.bfloat16(), iterations).to(matrices)
     return x.mT if turned else x
 

@@ -85,7 +85,7 @@ class Latents:
     seed: int = 0
     pace: int = 250
     easy: int = 8
-    most: int = 64
+    most: int = 32
     size: int = 4096
     emphasis: float = 4.0
     null: Mapping[str, Tensor] = field(init=False)
