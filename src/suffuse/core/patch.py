@@ -127,6 +127,10 @@ class Patch(Plugin):
         """At attention sites: probabilities (B, heads, queries, keys)."""
         return p
 
+    def watches(self, call: Call) -> bool:
+        """Whether `probs` is wanted of this call; the probabilities are formed only where some patch watches."""
+        return type(self).probs is not Patch.probs
+
     def during(self, start: float, stop: float) -> Patch:
         """This patch for the part of the run with start <= progress < stop, 0 to 1."""
         return Windowed(self, start, stop)
@@ -174,6 +178,9 @@ class Windowed(Patch):
 
     def probs(self, call: Call, p: Tensor) -> Tensor:
         return self.inner.probs(call, p) if self.active(call) else p
+
+    def watches(self, call: Call) -> bool:
+        return self.active(call) and self.inner.watches(call)
 
 
 @dataclass(frozen=True)
@@ -230,6 +237,9 @@ class OnPaths(Patch):
         index = torch.zeros(len(call.rows), dtype=torch.bool, device=p.device)
         index[rows] = True
         return torch.where(index[:, None, None, None], self.inner.probs(call, p), p)
+
+    def watches(self, call: Call) -> bool:
+        return self.active(call) and self.inner.watches(call)
 
 
 class Adapter(nn.Module):
@@ -536,7 +546,7 @@ class _Product(TorchFunctionMode):
         self.reached = True
         for call in self.calls:
             query, key, value = call._binding.patch.qkv(call, query, key, value)
-        watchers = [c for c in self.calls if _sees_probs(c)]
+        watchers = [c for c in self.calls if c._binding.patch.watches(c)]
         if not watchers:
             return F.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -552,15 +562,6 @@ class _Product(TorchFunctionMode):
         for call in watchers:
             p = call._binding.patch.probs(call, p)
         return F.dropout(p, dropout_p) @ value
-
-
-def _sees_probs(call: Call) -> bool:
-    patch = call._binding.patch
-    while isinstance(patch, (Windowed, OnPaths)):
-        if not patch.active(call):
-            return False
-        patch = patch.inner
-    return type(patch).probs is not Patch.probs
 
 
 def _attention(module: Any, plain: Any, args: Any, kwargs: Any, chain: list[tuple[int, Binding]]) -> Any:
@@ -594,7 +595,7 @@ def layers(net: nn.Module) -> Iterator[Site]:
         kind = ("linear" if isinstance(module, nn.Linear) else "conv" if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
                 else "norm" if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) or type(module).__name__.endswith("RMSNorm") else None)  # fmt: skip
         if kind:
-            yield Site(name, module, kind)
+            yield Site(name, module, kind, streams={"image": _parameters(type(module).forward)[0]})
 
 
 def bind(item: Patch | Adapter, net: Any) -> Binding:
