@@ -19,8 +19,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     """About U V^T of each of the matrices (N, r, c) = U S V^T: singular values moved into [0.5, 1.2].
 
-    Newton-Schulz X <- a X + b (X X^T) X + c (X X^T)^2 X. As each X is a polynomial of X_0 X_0^T times X_0, oblong
-    matrices iterate on their Gram matrix, in float32, for which bfloat16 is too coarse; square ones do without, in bfloat16.
+    Newton-Schulz X <- a X + b (X X^T) X + c (X X^T)^2 X. As each X is a polynomial of X_0 X_0^T times X_0, very oblong
+    matrices iterate on their Gram matrix, in float32, for bfloat16 is too coarse for it; the others do without, in
+    bfloat16.
     """
     turned = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT.contiguous() if turned else matrices
@@ -76,19 +77,20 @@ class MuonWithAdam(torch.optim.Optimizer):
 
     def _muon(self, params: list[Tensor], group: dict[str, Any], scale: float) -> None:
         moments = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
-        grads = [p.grad for p in params]
+        grads = _gradients(params)
         torch._foreach_lerp_(moments, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, moments, group["momentum"])
         steps = orthogonal(torch.stack([step.flatten(1) for step in ahead]))
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, [s.view_as(p) for s, p in zip(steps, params, strict=True)], alpha=-group["lr"] * scale)
+        shaped = [step.view_as(p) for step, p in zip(steps, params, strict=True)]
+        torch._foreach_add_(params, shaped, alpha=-group["lr"] * scale)
 
     def _adam(self, params: list[Tensor], lr: float) -> None:
         for p in params:
             if not self.state[p]:
                 self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             self.state[p]["step"] += 1
-        grads = [p.grad for p in params]
+        grads = _gradients(params)
         means, squares = ([self.state[p][name] for p in params] for name in ("mean", "square"))
         torch._foreach_lerp_(means, grads, 0.1)
         torch._foreach_mul_(squares, 0.99)
@@ -98,6 +100,10 @@ class MuonWithAdam(torch.optim.Optimizer):
         torch._foreach_sqrt_(spread)
         torch._foreach_add_(spread, 1e-8)
         torch._foreach_addcdiv_(params, means, spread, [-lr / (1 - 0.9**n) for n in counts])
+
+
+def _gradients(params: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
 
 
 @dataclass(frozen=True)

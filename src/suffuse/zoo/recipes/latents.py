@@ -55,7 +55,8 @@ class Encoders:
 
     @torch.no_grad()
     def pictures(self, rgb: Tensor) -> Tensor:
-        with torch.autocast(rgb.device.type, torch.bfloat16):  # twice as fast, and off by 0.006 of the latents' deviation
+        # twice as fast as float32, and off by 0.006 of the latents' deviation
+        with torch.autocast(rgb.device.type, torch.bfloat16):
             return self.vae.encode(rgb).latent_dist.mean.float()
 
 
@@ -96,11 +97,14 @@ class Latents:
     def __call__(self, step: int) -> Batch:
         random = generator(13, self.seed, step)
         opened = min(self.most, 1 + step // self.pace)
-        anywhere, newest = random.integers(opened, size=self.batch), random.integers(max(0, opened - 4), opened, size=self.batch)
-        shards = [n if i % 2 else a for i, (a, n) in enumerate(zip(anywhere.tolist(), newest.tolist(), strict=True))]
+        anywhere = random.integers(opened, size=self.batch).tolist()
+        newest = random.integers(max(0, opened - 4), opened, size=self.batch).tolist()
+        shards = [n if i % 2 else a for i, (a, n) in enumerate(zip(anywhere, newest, strict=True))]
         rows = random.integers(self.size, size=self.batch).tolist()
-        picked = [{name: tensor[row] for name, tensor in self.shard(k).items()} for k, row in zip(shards, rows, strict=True)]
-        joined = {name: torch.stack([sample[name] for sample in picked]).float() for name in ("x0", "weight", *self.reads)}
+        names = ("x0", "weight", *self.reads)
+        picked = [[self.shard(k)[name][row] for name in names] for k, row in zip(shards, rows, strict=True)]
+        columns = zip(*picked, strict=True)
+        joined = {name: torch.stack(column).float() for name, column in zip(names, columns, strict=True)}
         null = {name: self.null[name].expand_as(joined[name]) for name in self.reads}
         cond = Cond({name: joined[name] for name in self.reads}, {"null": Cond(null)})
         data = {"x0": joined["x0"], "weight": 1 + (self.emphasis - 1) * joined["weight"]}
@@ -108,7 +112,7 @@ class Latents:
         return Batch(data, cond, ids)
 
     def shard(self, k: int) -> dict[str, Tensor]:
-        """Shard k: "x0" (n, 4, 16, 16), "weight" (n, 1, 16, 16) the share of objects, and the encoded captions, in float16."""
+        """Shard k in float16: "x0" (n, 4, 16, 16), "weight" (n, 1, 16, 16) the share of objects, the encoded captions."""
         return _mapped(self.build(k))
 
     def build(self, k: int) -> Path:

@@ -41,7 +41,7 @@ def network() -> UNet2DConditionModel:
 
 @dataclass(frozen=True)
 class NormalLogNoise(Times):
-    """log(sigma / alpha) ~ N(mean, std^2) within the table, at its timesteps: logit-normal times of a flow, read in a table.
+    """log(sigma / alpha) ~ N(mean, std^2) within a table, at its timesteps: what logit-normal times are for a flow.
 
     Args:
         mean: above 0 favours noise, where the layout is decided.
@@ -89,7 +89,8 @@ def build(
     """
     folder = Path(folder)
     run = trainer(seed, device)
-    for log in run.fit(Latents(encoders, folder / "latents", seed=seed), steps, shard=shard, folder=folder / "run", save_every=500):
+    source = Latents(encoders, folder / "latents", seed=seed)
+    for log in run.fit(source, steps, shard=shard, folder=folder / "run", save_every=500):
         report(log)
     export(run, encoders, folder / "model")
 

@@ -19,7 +19,19 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from ...core.cond import Cond
 from ...core.noise import Noise
 from ...training import AdamW, Batch, Log, Loss, Objective, Phase, Roles, Trainer, WarmupDecay
-from ...world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES, Caption, WorldConfig, describe, sample_scenes, vocabulary
+from ...world import (
+    BACKGROUNDS,
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Caption,
+    WorldConfig,
+    describe,
+    sample_scenes,
+    vocabulary,
+)
 from ...world.languages import plural
 from ...world.scene import generator
 
@@ -50,7 +62,7 @@ def train_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
     among equals (Sennrich et al. 2016).
     """
     letters = _byte_letters()
-    spelling = {word: (*(letters[b] for b in word[:-1].encode()), letters[word[-1].encode()[0]] + "</w>") for word in words}
+    spelling = {word: _spell([letters[byte] for byte in word.encode()]) for word in words}
     merges: list[tuple[str, str]] = []
     while True:
         pairs = Counter(pair for pieces in spelling.values() for pair in zip(pieces, pieces[1:], strict=False))
@@ -60,8 +72,8 @@ def train_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
         merges.append(best)
         spelling = {word: _merge(pieces, best) for word, pieces in spelling.items()}
     alphabet = sorted(letters.values())
-    tokens = [*alphabet, *(a + "</w>" for a in alphabet), *(a + b for a, b in merges), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    pieces = [*alphabet, *(a + "</w>" for a in alphabet), *(a + b for a, b in merges)]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
@@ -70,6 +82,10 @@ def _byte_letters() -> dict[int, str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def _spell(letters: list[str]) -> tuple[str, ...]:
+    return (*letters[:-1], letters[-1] + "</w>")
 
 
 def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
@@ -83,7 +99,7 @@ def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | Path) -> None:
-    """Write a tokenizer as transformers does, and vocab.json and merges.txt beside it for readers that know only those."""
+    """Write a tokenizer as transformers does, with vocab.json and merges.txt for readers that know only those."""
     tokenizer.save_pretrained(folder)
     tokenizer.backend_tokenizer.model.save(str(folder))
 
@@ -137,7 +153,7 @@ def meaning(caption: Caption | None) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Captions:
-    """Batches of captions as token ids with their meaning: "text" (B, LENGTH) and "said" (B, SLOTS, 7) in reading order.
+    """Batches of captions, "text" (B, LENGTH) token ids, and their meaning in reading order, "said" (B, SLOTS, 7).
 
     One in thirty is the empty prompt, and one in six lacks its articles.
     """
@@ -150,8 +166,9 @@ class Captions:
         key = (11, self.seed, step)
         captions = describe(sample_scenes(self.size, key, WorldConfig(objects=(0.3, 0.45, 0.25))), key)
         chance = generator(*key, 2).random(self.size)
-        texts = ["" if p < 1 / 30 else _bare(str(c)) if p < 1 / 5 else str(c) for p, c in zip(chance, captions, strict=True)]
-        said = torch.tensor([meaning(None if p < 1 / 30 else c) for p, c in zip(chance, captions, strict=True)])
+        pairs = list(zip(chance, captions, strict=True))
+        texts = ["" if p < 1 / 30 else _bare(str(c)) if p < 1 / 5 else str(c) for p, c in pairs]
+        said = torch.tensor([meaning(None if p < 1 / 30 else c) for p, c in pairs])
         data = {"text": tokens(self.tokenizer, texts), "said": said}
         return Batch(data, Cond(), torch.arange(self.size) + step * self.size)
 
@@ -236,7 +253,7 @@ def build(
     shard: tuple[int, int] = (0, 1),
     report: Callable[[Log], None] = print,
 ) -> tuple[CLIPTokenizer, CLIPTextModelWithProjection]:
-    """Train both and write them to `folder`/tokenizer and `folder`/text_encoder; checkpoints in `folder`/run are resumed."""
+    """Train both, write them to `folder`/tokenizer and `folder`/text_encoder; checkpoints in `folder`/run are resumed."""
     folder = Path(folder)
     tokenizer = train_tokenizer(vocabulary())
     torch.manual_seed(seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class Pictures:
             pixels = self._crop(pixels, views, random.random(n), random.integers(-10, 11, size=(n, 2)))
         return Batch(pixels, Cond(), torch.arange(n) + step * self.size)
 
-    def _crop(self, pixels: Tensor, views: Views, chance, shift) -> Tensor:
+    def _crop(self, pixels: Tensor, views: Views, chance: np.ndarray, shift: np.ndarray) -> Tensor:
         n, _, height, width = pixels.shape
         scenes, rows = views.scenes, torch.arange(n)
         chosen = (torch.from_numpy(chance) * scenes.count).long()
@@ -120,7 +121,7 @@ class Autoencoding(Objective):
 
 @torch.no_grad()
 def normalise(vae: AutoencoderKL, pixels: Tensor) -> None:
-    """Fold the latents' mean and scale into the 1x1 convolutions around them, so that every channel has mean 0, variance 1."""
+    """Fold the latents' mean and scale into the 1x1 convolutions around them: every channel has mean 0, variance 1."""
     z = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(64)])
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
     into, out = vae.quant_conv, vae.post_quant_conv
