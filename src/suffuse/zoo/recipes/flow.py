@@ -1,4 +1,4 @@
-"""`shapes-flow`: Stable Diffusion 3 in miniature. A joint-attention transformer and flow matching on the same latents."""
+"""`shapes-flow`: Stable Diffusion 3 in miniature. A joint-attention transformer with flow matching on latents."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Latents:
         return Batch(data, cond, ids)
 
     def shard(self, k: int) -> dict[str, Tensor]:
-        """Shard k in float16: "x0" (n, 4, 16, 16), "weight" (n, 1, 16, 16) the share of objects, the encoded captions."""
+        """Shard k in float16: "x0" (n, 4, 16, 16), "weight" (n, 1, 16, 16) objects' share, encoded captions."""
         return _mapped(self.build(k))
 
     def build(self, k: int) -> Path:

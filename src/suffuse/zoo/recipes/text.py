@@ -253,7 +253,7 @@ def build(
     shard: tuple[int, int] = (0, 1),
     report: Callable[[Log], None] = print,
 ) -> tuple[CLIPTokenizer, CLIPTextModelWithProjection]:
-    """Train both, write them to `folder`/tokenizer and `folder`/text_encoder; checkpoints in `folder`/run are resumed."""
+    """Train both and write them to `folder`/tokenizer and /text_encoder; checkpoints in `folder`/run are resumed."""
     folder = Path(folder)
     tokenizer = train_tokenizer(vocabulary())
     torch.manual_seed(seed)
