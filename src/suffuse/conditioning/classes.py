@@ -41,8 +41,11 @@ class Classes(Piece):
                 return int(prompt)
             raise BadInput(f"prompt={prompt!r}: this model has classes 0 to {self.count - 1}; give one of them")
         raise BadInput(
-            f"prompt={prompt!r}: no such class; {nearest(str(prompt), self.names or map(str, range(self.count)))}"
+            f"prompt={prompt!r}: no such class; {self._known(str(prompt))}"
         )
+
+    def _known(self, name: str) -> str:
+        return nearest(name, self.names) if self.names else f"give a number, 0 to {self.count - 1}"
 
     def forward(self, prompts: Sequence[Any], cond: Cond, size: Size) -> Cond:
         return cond | {"label": torch.tensor([self.number(p) for p in prompts], device=self._device.device)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import secrets
 import shutil
@@ -97,7 +99,9 @@ def _write(model: Model, folder: Path) -> None:
                 part.save_pretrained(folder / name)
     scheduler = dict(model.layout.scheduler)
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    (folder / "scheduler").mkdir()
+    # Not by write_json: configurations of diffusers may hold -Infinity.
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
     write_json(
         folder / INDEX,
         {**index, **{name: [None, None] for name in UNUSED if name in _signature(model.layout.pipeline)}},
@@ -121,8 +125,6 @@ def pipeline(model: Model) -> Any:
 
 
 def _signature(pipeline: str) -> set[str]:
-    import inspect
-
     import diffusers
 
     return {*inspect.signature(getattr(diffusers, pipeline).__init__).parameters}

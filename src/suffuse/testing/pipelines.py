@@ -57,7 +57,7 @@ def autoencoder(channels: int = 4, shift: float | None = None, levels: int = 3, 
         lambda: AutoencoderKL(
             block_out_channels=(width, *[2 * width] * (levels - 1)), in_channels=3, out_channels=3, layers_per_block=1,
             down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-            latent_channels=channels, norm_num_groups=2, sample_size=32, scaling_factor=0.5 if shift else 0.18215,
+            latent_channels=channels, norm_num_groups=32 if width % 32 == 0 else 2, sample_size=32, scaling_factor=0.5 if shift else 0.18215,
             shift_factor=shift, use_quant_conv=shift is None, use_post_quant_conv=shift is None,
         )
     )  # fmt: skip
