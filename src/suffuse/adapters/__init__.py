@@ -1,0 +1,31 @@
+"""Small trainable changes of a frozen network: what they are, how they merge, and the files that hold them."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "FullWeight": "direct",
+        "IA3": "direct",
+        "Norms": "direct",
+        "load_adapters": "files",
+        "save_adapters": "files",
+        "save_as_diffusers": "files",
+        "save_as_kohya": "files",
+        "with_adapters": "files",
+        "DyLoRA": "lora",
+        "GLoRA": "lora",
+        "LoRA": "lora",
+        "bake": "merging",
+        "combine": "merging",
+        "extract": "merging",
+        "limit_norm": "merging",
+        "resize": "merging",
+        "BOFT": "orthogonal",
+        "DiagOFT": "orthogonal",
+        "LoHa": "products",
+        "LoKr": "products",
+    },
+)
