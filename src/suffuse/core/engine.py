@@ -237,6 +237,11 @@ class Hooked:
     def __call__(self, x: Value, at: Step) -> Value:
         return self.hook(self.inner, x, at.scoped(("hook", type(self.hook).__name__)))
 
+    @property
+    def cond(self) -> Cond:
+        """Condition of the inner step."""
+        return self.inner.cond
+
     def using(self, **settings: Any) -> Hooked:
         """The inner step with other settings, this hook still around it."""
         return Hooked(self.hook, self.inner.using(**settings))
