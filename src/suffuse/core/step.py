@@ -144,6 +144,9 @@ class Sampler(Plugin):
     spacing: Spacing | None = None
     """Its own rule for placing steps, or None for the model's."""
 
+    convergence: int | None = None
+    """Power of the step length with which the error of a whole run falls, first steps included; None for SDEs."""
+
     def init(self, x: Value, at: Step) -> Any:
         """Memory at the start: a batch-first pytree whose structure stays. Default: none, ()."""
         return ()

@@ -29,7 +29,9 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
-    order = 1
+    @property
+    def convergence(self) -> int | None:  # type: ignore[override]
+        return 1 if self.eta == 0.0 else None
 
     def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
         return at.process.posterior(x, predict(x, at.t), at.t, at.s, self.eta), memory
@@ -46,7 +48,7 @@ class Euler(Sampler):
     """
 
     needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
-    order = 1
+    convergence = 1
 
     def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
         return at.process.posterior(x, predict(x, at.t), at.t, at.s, 0.0), memory

@@ -101,6 +101,10 @@ class DEIS(Sampler):
         if self.variant not in VARIANTS:
             raise BadInput(f"DEIS(variant={self.variant!r}): no such variant; {nearest(self.variant, VARIANTS)}")
 
+    @property
+    def convergence(self) -> int:  # type: ignore[override]
+        return min(self.order + 1, 2)  # r + 1 once r predictions are known, but the first step is DDIM
+
     def bind(self, setting: Setting) -> DEIS:
         """The same with an empty table, which this run fills."""
         bound = replace(self)

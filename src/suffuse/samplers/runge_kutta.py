@@ -97,6 +97,10 @@ class RhoRK(Sampler):
 
     needs = Needs.GAUSSIAN
 
+    @property
+    def convergence(self) -> int:  # type: ignore[override]
+        return self.order
+
     def __post_init__(self) -> None:
         if self.order not in TABLEAUX:
             raise BadInput(f"RhoRK(order={self.order}): the order is 2, 3 or 4; 3 costs three evaluations a step")
@@ -128,7 +132,10 @@ class Heun(Sampler):
     churn_noise: float = 1.0
 
     needs = Needs.GAUSSIAN
-    order = 2
+
+    @property
+    def convergence(self) -> int | None:  # type: ignore[override]
+        return 2 if self.churn == 0.0 else None
 
     def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value, Any]:
         x, t = self._raised(x, at) if self.churn else (x, at.t)

@@ -44,6 +44,7 @@ class UniPC(Sampler):
     disable_corrector: tuple[int, ...] = ()
 
     needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
+    convergence = 2  # more while it runs, but it starts, and by default ends, with a step of order 1
 
     def __post_init__(self) -> None:
         if self.order < 1:
