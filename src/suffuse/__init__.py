@@ -1,4 +1,4 @@
-"""suffuse: published ways of running, steering, shrinking, training and explaining diffusion models, as parts that compose."""
+"""suffuse: ways of running, steering, shrinking, training and explaining diffusion models, as parts that compose."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from .core.errors import BadInput, Damaged
 from .core.files import atomic_write
 
-Picture = Union[Image.Image, Tensor, np.ndarray, str, os.PathLike]
+Picture: TypeAlias = Image.Image | Tensor | np.ndarray | str | os.PathLike[str]
 """A PIL image; a tensor (3, H, W) or (B, 3, H, W) in [-1, 1]; a uint8 array (H, W, 3); or a file."""
 
 KEY = "suffuse"
@@ -58,7 +58,7 @@ def recipe_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The recipe in a PNG file that suffuse wrote.
 
     Raises:
-        BadInput: there is no such file, or it is not a picture, or it has no recipe. Damaged: the recipe does not parse.
+        BadInput: no such file, not a picture, or one without a recipe. Damaged: the recipe does not parse.
     """
     text = _open(path).info.get(KEY)
     if text is None:
@@ -100,7 +100,7 @@ def _one(picture: Any, size: tuple[int, int] | None, mode: str, name: str) -> Te
         value = _from_tensor(picture, mode, name)
         if size is not None and tuple(value.shape[-2:]) != size:
             raise BadInput(
-                f"{name}: a tensor of {value.shape[-2]}x{value.shape[-1]} for a picture of {size[0]}x{size[1]}; resize it, or give a PIL image"
+                f"{name}: a tensor of {tuple(value.shape[-2:])} for a picture of {size}; resize it, or give a PIL image"
             )
         return value
     if isinstance(picture, np.ndarray):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.conditioner import Piece, Size
@@ -26,6 +27,8 @@ class Classes(Piece):
         self.count, self.names, self.null = count, dict(names), null
         self.register_buffer("_device", torch.zeros(0), persistent=False)
 
+    _device: Tensor
+
     @property
     def optional(self) -> bool:
         return self.null is not None
@@ -40,9 +43,7 @@ class Classes(Piece):
             if 0 <= int(prompt) < self.count:
                 return int(prompt)
             raise BadInput(f"prompt={prompt!r}: this model has classes 0 to {self.count - 1}; give one of them")
-        raise BadInput(
-            f"prompt={prompt!r}: no such class; {self._known(str(prompt))}"
-        )
+        raise BadInput(f"prompt={prompt!r}: no such class; {self._known(str(prompt))}")
 
     def _known(self, name: str) -> str:
         return nearest(name, self.names) if self.names else f"give a number, 0 to {self.count - 1}"

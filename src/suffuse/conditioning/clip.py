@@ -80,7 +80,8 @@ class CLIPPair(Piece):
         words = tokens.texts(prompts)
         states: list[Tensor] = []
         pooled: list[Tensor] = []
-        for k, encoder in self.encoders.items():
+        for k, module in self.encoders.items():
+            encoder: Any = module
             tokenizer = self.tokenizers[int(k)]
             ids, _ = tokens.tokenize(tokenizer, words, _length(tokenizer, encoder))
             out = encoder(ids.to(encoder.device), output_hidden_states=True)

@@ -41,7 +41,7 @@ class T5Text(Piece):
         return cond | Cond(entries, spans=[tokens.spans(self.tokenizer, w, self.length) for w in words])
 
     def overflow(self, prompt: Any) -> str | None:
-        return tokens.overflow(self.tokenizer, *self._clean([prompt]), self.length)
+        return tokens.overflow(self.tokenizer, self._clean([prompt])[0], self.length)
 
     def _clean(self, prompts: Sequence[Any]) -> list[str]:
         """PixArt was trained on captions in lower case without space around them."""

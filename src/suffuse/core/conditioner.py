@@ -57,9 +57,14 @@ class Conditioner(nn.Module):
         self.pieces = nn.ModuleList(pieces)
 
     @property
+    def chain(self) -> list[Piece]:
+        """The pieces in order."""
+        return [piece for piece in self.pieces if isinstance(piece, Piece)]
+
+    @property
     def components(self) -> Mapping[str, Any]:
         """What a saved model stores, by diffusers' names."""
-        return {k: v for piece in self.pieces for k, v in piece.components.items()}  # type: ignore[union-attr]
+        return {k: v for piece in self.chain for k, v in piece.components.items()}
 
     @torch.no_grad()
     def encode(
@@ -91,13 +96,13 @@ class Conditioner(nn.Module):
                 f"negative_prompt: {len(nulls)} for {len(prompts)} prompts; give one, or one for each prompt"
             )
         named = {k: [p] * len(prompts) for k, p in (others or {}).items()}
-        if negative is not None or all(piece.optional for piece in self.pieces):
+        if negative is not None or all(piece.optional for piece in self.chain):
             named["null"] = nulls
         unique = list(dict.fromkeys([*prompts, *(p for row in named.values() for p in row)]))
         for prompt in unique:
             self._check(prompt, truncate)
         cond = Cond()
-        for piece in self.pieces:
+        for piece in self.chain:
             cond = piece(unique, cond, size)
 
         def rows(of: Sequence[Prompt | None]) -> Cond:
@@ -108,10 +113,13 @@ class Conditioner(nn.Module):
     def _check(self, prompt: Prompt | None, truncate: bool) -> None:
         if prompt is None:
             return
-        if not any(True for _ in self.pieces):
+        if not self.chain:
             raise BadInput(f"prompt={prompt!r}: this model takes no prompt; leave it out")
-        lost = [o for piece in self.pieces if (o := piece.overflow(prompt)) is not None]  # type: ignore[operator]
+        lost = [o for piece in self.chain if (o := piece.overflow(prompt)) is not None]
         if lost and not truncate and (rest := min(lost, key=len)):
-            raise BadInput(
-                f"prompt: too long for this model's text encoder, {rest!r} would be cut off; shorten it, or give truncate=True"
-            )
+            lost_end = _short(rest)
+            raise BadInput(f"prompt: too long, {lost_end!r} would be cut off; shorten it, or give truncate=True")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]} ... {text[-16:]}"

@@ -20,7 +20,8 @@ def fingerprint(*modules: nn.Module) -> str:
         digest.update(json.dumps(_configuration(module), sort_keys=True, default=str).encode())
         for name, tensor in sorted(_tensors(module).items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            data: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            digest.update(data)
     return digest.hexdigest()
 
 
@@ -35,7 +36,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _configuration(module: nn.Module) -> dict[str, Any]:
     """What a diffusers or transformers module was built from, less what only says who wrote the file."""
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
     return {
         k: v

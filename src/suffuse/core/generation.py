@@ -16,7 +16,7 @@ from .cond import Cond
 from .engine import Start, sample
 from .errors import BadInput, Refused
 from .grid import Grid, Spacing
-from .noise import Keyed, Noise, Stream
+from .noise import Noise
 from .plugin import Needs, Prompt
 from .process import Process
 from .recipe import Recipe, hash_of, recipe
@@ -27,47 +27,9 @@ if TYPE_CHECKING:
     from .model import Images, Model
 
 
-def one_of(name: str, value: Any, alias: str, other: Any, default: Any) -> Any:
-    """The argument that was given, under its own name or under diffusers' one."""
-    if value is not None and other is not None:
-        raise BadInput(f"{name}={value!r} and {alias}={other!r}: two names of one argument; give one of them")
-    return value if value is not None else other if other is not None else default
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadInput(f"{name}={value!r}: must be a whole number, at least 1")
-    return value
-
-
-def noise_of(seed: int | None, generator: torch.Generator | None, noise: Noise | None) -> Noise:
-    """The source of noise that one of three arguments names; seed 0 without any."""
-    if sum(v is not None for v in (seed, generator, noise)) > 1:
-        raise BadInput("seed, generator and noise: more than one was given; give one")
-    if generator is not None:
-        if not isinstance(generator, torch.Generator):
-            raise BadInput(
-                f"generator={type(generator).__name__}: must be one torch.Generator; for a seed per picture use `seed` and `samples`"
-            )
-        return Stream(generator)
-    if noise is not None:
-        return noise
-    if isinstance(seed, bool) or not isinstance(seed, (int, type(None))):
-        raise BadInput(f"seed={seed!r}: must be a whole number")
-    return Keyed(seed or 0)
-
-
-def fitting(name: str, value: Tensor, rows: int) -> Tensor:
-    """`value` with one entry for each of `rows`: as it is, or one for all, or each prompt's for its pictures."""
-    if rows % len(value):
-        raise BadInput(f"{name}: {len(value)} for {rows} pictures; give one, or one for each prompt")
-    return value.repeat_interleave(rows // len(value), 0)
-
-
 @dataclass(frozen=True)
 class StepEnd(Hook):
-    """diffusers' callback after every step: function(model, step, timestep, {"latents": x}) -> {"latents": x} or nothing."""
+    """diffusers' callback: function(model, step, timestep, {"latents": x}) after every step; may return latents."""
 
     function: Callable[[Any, int, float, dict[str, Value]], Mapping[str, Value] | None]
     model: Any
@@ -126,7 +88,7 @@ class Source:
     def _known(self, model: Model, cond: Cond, x0: Tensor, z: Tensor) -> Cond:
         assert self.mask is not None
         if model.defaults.inpainting is not None:
-            mask = F.adaptive_avg_pool2d(self.mask, x0.shape[-2:])
+            mask = F.adaptive_avg_pool2d(self.mask, (x0.shape[-2], x0.shape[-1]))
             return cond.with_alt(known=Cond({"x0": x0, "noise": z, "mask": mask}))
         hard = (self.mask >= 0.5).to(self.mask)
         kept = model.encode(self.pixels * (1.0 - hard))
@@ -195,30 +157,45 @@ class Generation:
 
     def recipes(self) -> list[Recipe]:
         """What rebuilds each picture."""
-        source = self.source
+        source, factor = self.source, self.model.codec.space.factor
         shared = recipe(
-            parts={"sampler": self.sampler, "spacing": self.spacing, "guidance": self.guidance,
-                   "patches": [*self.model.changes, *self.patches], "hooks": self.hooks},
-            plain={"model": self.model.name, "fingerprint": self.model.fingerprint, "steps": self.grid.n,
-                   "seed": getattr(self.noise, "seed", None), "height": self.shape[1] * self.model.codec.space.factor,
-                   "width": self.shape[2] * self.model.codec.space.factor, "strength": source.strength if source else None,
-                   "image": hash_of(source and source.pixels), "mask": hash_of(source and source.mask),
-                   "latents": hash_of(self.latents)},
-        )  # fmt: skip
-        words = zip(self.prompts, self.negatives, self.ids, strict=True)
-        own = ({"prompt": p, "negative_prompt": q, "sample": i} for p, q, i in words)
-        return [{**{k: v for k, v in each.items() if v is not None}, **shared} for each in own]
+            parts={
+                "sampler": self.sampler,
+                "spacing": self.spacing,
+                "guidance": self.guidance,
+                "patches": [*self.model.changes, *self.patches],
+                "hooks": self.hooks,
+            },
+            plain={
+                "model": self.model.name,
+                "fingerprint": self.model.fingerprint,
+                "steps": self.grid.n,
+                "seed": getattr(self.noise, "seed", None),
+                "height": self.shape[1] * factor,
+                "width": self.shape[2] * factor,
+                "strength": None if source is None else source.strength,
+            },
+        )
+
+        def own(row: int) -> Recipe:
+            tensors = {
+                "image": None if source is None else source.pixels,
+                "mask": None if source is None else source.mask,
+                "latents": self.latents,
+            }
+            hashes = {name: None if v is None else hash_of(v[row : row + 1]) for name, v in tensors.items()}
+            words = {"prompt": self.prompts[row], "negative_prompt": self.negatives[row], "sample": self.ids[row]}
+            return {k: v for k, v in {**words, **shared, **hashes}.items() if v is not None}
+
+        return [own(row) for row in range(len(self.ids))]
 
     def _parts(self) -> Iterator[slice]:
         rows = len(self.ids)
-        coupled = [
-            p
-            for p in (self.sampler, *_chain(self.guidance), *self.patches, *self.hooks)
-            if Needs.COUPLES in getattr(p, "needs", Needs.NOTHING)
-        ]
+        plugins = (self.sampler, *_chain(self.guidance), *self.patches, *self.hooks)
+        coupled = [p for p in plugins if Needs.COUPLES in getattr(p, "needs", Needs.NOTHING)]
         if coupled and self.batch < rows:
             raise Refused(
-                f"batch={self.batch}: {coupled[0]} lets the {rows} pictures influence each other; leave out batch, or make fewer pictures"
+                f"batch={self.batch}: {coupled[0]} lets all {rows} pictures influence each other; leave batch out"
             )
         return (slice(k, min(k + self.batch, rows)) for k in range(0, rows, self.batch))
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..images import Picture, mask_tensor, save_png, to_tensor
+from .arguments import fitting, identities, listed, noise_of, one_of, spread, whole
 from .codec import Codec
 from .cond import Cond
 from .conditioner import Conditioner, Size
@@ -21,7 +22,7 @@ from .denoiser import Denoiser, Network, View
 from .engine import Result, Run, sample
 from .errors import BadInput
 from .fingerprint import fingerprint, version
-from .generation import Generation, Source, StepEnd, fitting, noise_of, one_of, whole
+from .generation import Generation, Source, StepEnd
 from .grid import Spacing
 from .noise import Noise
 from .plugin import Plugin, Prompt, Setting
@@ -182,8 +183,8 @@ class Model:
         sampler = sampler or self.defaults.sampler
         size = self._size(height, width, image)
         shape = (self.codec.space.channels, *(side // self.codec.space.factor for side in size))
-        prompts = [p for p in _listed(prompt) for _ in range(n)]
-        negatives = _spread("negative_prompt", _listed(negative_prompt), len(prompts))
+        prompts = [p for p in listed(prompt) for _ in range(n)]
+        negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
         others = {
             k: p
             for part in (chosen, sampler, *hooks, *patches)
@@ -195,7 +196,7 @@ class Model:
             model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
             patches=patches, hooks=hooks, shape=shape, progress=progress,
             cond=self.conditioner.encode(prompts, negatives, others=others, size=size, truncate=truncate),
-            ids=_identities(samples, len(prompts)),
+            ids=identities(samples, len(prompts)),
             grid=spacing.grid(self.denoiser.process, steps, shape),
             noise=noise_of(seed, generator, noise),
             source=self._source(image, mask_image, strength, size, len(prompts), latents),
@@ -213,8 +214,8 @@ class Model:
         truncate: bool = False,
     ) -> Cond:
         """The condition of `n` pictures a prompt, for `sample` and `trace`, with the alternative "null"."""
-        prompts = [p for p in _listed(prompt) for _ in range(n)]
-        negatives = _spread("negative_prompt", _listed(negative_prompt), len(prompts))
+        prompts = [p for p in listed(prompt) for _ in range(n)]
+        negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
         return self.conditioner.encode(prompts, negatives, size=size or self.defaults.size, truncate=truncate)
 
     @torch.no_grad()
@@ -241,14 +242,21 @@ class Model:
             progress: called with each step before it is made.
         """
         x0 = self.encode(to_tensor(image))
-        prompts = _spread("prompt", _listed(prompt), len(x0))
+        prompts = spread("prompt", listed(prompt), len(x0))
         spacing = spacing or self.defaults.spacing
         grid = spacing.grid(self.denoiser.process, whole("steps", steps or self.defaults.steps), tuple(x0.shape[1:]))
         size = (x0.shape[-2] * self.codec.space.factor, x0.shape[-1] * self.codec.space.factor)
         return sample(
-            self.denoiser, x0, sampler=self.defaults.inversion, grid=grid.reversed(), cond=self.condition(prompts, size=size),
-            guidance=self._guidance(guidance), setting=self.setting(tuple(x0.shape[1:])), save=save, progress=progress,
-        )  # fmt: skip
+            self.denoiser,
+            x0,
+            sampler=self.defaults.inversion,
+            grid=grid.reversed(),
+            cond=self.condition(prompts, size=size),
+            guidance=self._guidance(guidance),
+            setting=self.setting(tuple(x0.shape[1:])),
+            save=save,
+            progress=progress,
+        )
 
     @torch.no_grad()
     def encode(self, image: Picture | Sequence[Picture]) -> Tensor:
@@ -360,7 +368,7 @@ class Model:
         if height % k or width % k:
             near = [max(k, k * round(side / k)) for side in (height, width)]
             raise BadInput(
-                f"size {height}x{width} (height x width): both must be multiples of {k}; the nearest is {near[0]}x{near[1]}"
+                f"height={height}, width={width}: must be multiples of {k}; the nearest are {near[0]} and {near[1]}"
             )
 
     def _source(
@@ -389,25 +397,3 @@ class Model:
         if tuple(latents.shape[1:]) != shape:
             raise BadInput(f"latents: shape {tuple(latents.shape)}; this run needs {(rows, *shape)}")
         return fitting("latents", latents, rows).to(self.device, torch.float32)
-
-
-def _listed(prompt: Any) -> list[Any]:
-    if isinstance(prompt, (list, tuple)):
-        if not prompt:
-            raise BadInput("prompt: an empty list; give at least one prompt")
-        return list(prompt)
-    return [prompt]
-
-
-def _spread(name: str, given: list[Any], rows: int) -> list[Any]:
-    """One for each row: as given, or one for all, or each prompt's for its pictures."""
-    if rows % len(given):
-        raise BadInput(f"{name}: {len(given)} for {rows} pictures; give one, or one for each")
-    return [p for p in given for _ in range(rows // len(given))]
-
-
-def _identities(samples: Sequence[int] | None, rows: int) -> list[int]:
-    ids = list(range(rows)) if samples is None else [int(s) for s in samples]
-    if len(ids) != rows:
-        raise BadInput(f"samples={ids}: {len(ids)} identities for {rows} pictures; give one each")
-    return ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -42,13 +42,6 @@ def _say(name: str, part: Any, lost: list[str]) -> Any:
         return None
 
 
-def hash_of(pixels: Tensor | None) -> str | None:
-    """16 digits that recognise a picture or mask."""
-    return (
-        None
-        if pixels is None
-        else hashlib.blake2b(pixels.detach().cpu().contiguous().numpy(), digest_size=8).hexdigest()
-    )
-
-
-Progress = Callable[[Any], None]
+def hash_of(pixels: Tensor) -> str:
+    """16 digits that recognise a picture, a mask or a state."""
+    return hashlib.blake2b(pixels.detach().cpu().contiguous().numpy().tobytes(), digest_size=8).hexdigest()

@@ -13,10 +13,11 @@ from ..core.value import Value
 @method(tags=("inpainting",))
 @dataclass(frozen=True)
 class MaskedBlend(Hook):
-    """x_s = m x_s + (1 - m) (alpha_s x0 + sigma_s eps): after every step, what is to stay is put back at its noise level.
+    """x_s = m x_s + (1 - m) (alpha_s x0 + sigma_s eps): what is to stay is put back, at its noise level, in every step.
 
-    `cond.alt[path]` holds, for each sample, "x0" (the state of the source picture), "noise" (eps) and "mask" (m, 1 where
-    the picture may change; values between blend). After the last step of the grid the source is put back without noise.
+    `cond.alt[path]` holds, for each sample, "x0" (the state of the source picture), "noise" (eps) and "mask" (m, 1
+    where the picture may change; values between blend). After the last step of the grid the source is put back
+    without noise.
 
     Args:
         path: name of that alternative.

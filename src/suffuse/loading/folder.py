@@ -60,11 +60,12 @@ def save(model: Model, folder: Path) -> Path:
     """Write a model; a model that stands in `folder` already is replaced when the new one is complete.
 
     Raises:
-        Refused: a view with adapters or patches, which this layout cannot hold. BadInput: `folder` holds something else.
+        Refused: a view with adapters or patches, which this layout cannot hold.
+        BadInput: `folder` holds something else.
     """
     if model.changes:
         raise Refused(
-            f"save_pretrained: the model has {model.changes[0]} on it, which diffusers' layout cannot hold; bake it in, or save the adapter apart"
+            f"save_pretrained: diffusers' layout cannot hold {model.changes[0]}; bake it in, or save it apart"
         )
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / INDEX).exists())):
         raise BadInput(f"folder: {folder} exists and is not a model; give a new name")
@@ -113,9 +114,7 @@ def pipeline(model: Model) -> Any:
     import diffusers
 
     if model.changes:
-        raise Refused(
-            f"to_diffusers: the model has {model.changes[0]} on it, which a stock pipeline cannot run; take the model without it"
-        )
+        raise Refused(f"to_diffusers: a stock pipeline cannot run {model.changes[0]}; take the model without it")
     available = {**dict.fromkeys(UNUSED), **model.components, **model.layout.others, "requires_safety_checker": False}
     config = dict(model.layout.scheduler)
     available["scheduler"] = getattr(diffusers, config["_class_name"]).from_config(config)

@@ -53,15 +53,15 @@ def fetch(repository: str, variant: str | None = None) -> Path:
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise BadInput(
-            f"model {repository!r}: not in the cache, and the hub cannot be reached; connect (and unset HF_HUB_OFFLINE), or give a folder"
+            f"model {repository!r}: not in the cache, and the hub cannot be reached (is HF_HUB_OFFLINE set?)"
         ) from error
     except EntryNotFoundError as error:
         raise BadInput(
-            f"model {repository!r}: has no model_index.json; give a repository in diffusers' layout, or a downloaded safetensors file"
+            f"model {repository!r}: has no model_index.json; give a repository in diffusers' layout, or a file"
         ) from error
     except ValueError as error:
         raise Damaged(
-            f"model {repository!r}: its model_index.json does not parse ({error}); delete it from the cache and load again"
+            f"model {repository!r}: model_index.json does not parse ({error}); delete it from the cache"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise BadInput(

@@ -1,4 +1,4 @@
-"""One part of a stored pipeline: a network, a text encoder, a tokenizer. Safetensors and data only; no code is loaded."""
+"""One part of a stored pipeline: a network, a text encoder, a tokenizer. Safetensors and data only, no code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of stock pipelines that no model here uses; they are not read."""
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-CONVERT = "take the safetensors version, or convert it where you trust its author: diffusers' pipe.save_pretrained(folder) writes safetensors"
+CONVERT = "take the safetensors version, or, where you trust its author, let diffusers' save_pretrained write one"
 
 
 def read_part(folder: Path, library: str, name: str, dtype: torch.dtype, variant: str | None) -> Any:
@@ -65,7 +65,7 @@ def read_part(folder: Path, library: str, name: str, dtype: torch.dtype, variant
     lost = sorted({*map(str, info["missing_keys"]), *(str(m[0]) for m in info["mismatched_keys"])})
     if lost:
         raise Damaged(
-            f"{folder}: {len(lost)} weights are missing or of another shape than config.json says, such as {lost[0]!r}; copy it again"
+            f"{folder}: {len(lost)} weights are missing or do not fit config.json, such as {lost[0]!r}; copy it again"
         )
     return module.eval()
 
@@ -111,7 +111,7 @@ def _weights(folder: Path, stem: str, variant: str | None) -> str | None:
 
 
 def _variant(name: str, stem: str) -> str | None:
-    """ "fp16" of stem.fp16.safetensors, stem.fp16-00001-of-00002.safetensors, stem.safetensors.index.fp16.json; else None."""
+    """ "fp16" of stem.fp16.safetensors, stem.fp16-00001-of-00002.safetensors and their index; else None."""
     rest = name.removeprefix(stem).replace(".safetensors", "").replace(".index", "").replace(".json", "")
     return rest.split("-0")[0].strip(".") or None
 
@@ -133,7 +133,7 @@ def _tokenizer(folder: Path, name: str) -> Any:
             return getattr(transformers, name).from_pretrained(folder, local_files_only=True)
     except ImportError as error:
         raise BadInput(
-            f"{folder}: {str(error).strip().splitlines()[0]}; pip install sentencepiece protobuf, or add its tokenizer.json"
+            f"{folder}: {str(error).strip().splitlines()[0]}; install sentencepiece, or add tokenizer.json"
         ) from error
     except Exception as error:
         raise Damaged(

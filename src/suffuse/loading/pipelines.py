@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,8 @@ def _clip(parts: Parts, others: Parts) -> list[Piece]:
 
 
 def _clip_pair(parts: Parts, others: Parts) -> list[Piece]:
+    if others.get("requires_aesthetics_score"):
+        raise BadInput("StableDiffusionXLImg2ImgPipeline: SDXL's refiner is not supported; give the base model")
     zero = bool(others.get("force_zeros_for_empty_prompt", True))
     return [CLIPPair([_pair(parts, ""), _pair(parts, "_2")], (1,), zero), TimeIds()]
 
@@ -109,6 +111,7 @@ PIPELINES: Mapping[str, Kind] = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
     "StableDiffusionInpaintPipeline": SD,
+    "LatentConsistencyModelPipeline": Kind("unet", _clip, 4, 8.5),
     "StableDiffusionXLPipeline": SDXL,
     "StableDiffusionXLImg2ImgPipeline": SDXL,
     "StableDiffusionXLInpaintPipeline": SDXL,
@@ -157,10 +160,11 @@ def assemble(
     family = family_of(net)
     guide, scale = _guide(kind, net)
     factor = 1 if kind is PIXEL else 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    beside = kind is not PIXEL and _channels(kind, net) > parts["vae"].config.latent_channels
     defaults = Defaults(
         sampler=schedule.sampler, spacing=schedule.spacing, steps=kind.steps, guidance=guide(scale), guide=guide,
         size=_size(net, factor), multiple=_multiple(kind, net, factor), inversion=DDIM(),
-        inpainting=None if kind is not PIXEL and _channels(kind, net) > parts["vae"].config.latent_channels else MaskedBlend(),
+        inpainting=None if beside else MaskedBlend(),
     )  # fmt: skip
     layout = Layout(pipeline, kind.net, scheduler, others)
     return Model(
@@ -168,7 +172,7 @@ def assemble(
     )
 
 
-def _pair(parts: Parts, end: str) -> Sequence[Any] | None:
+def _pair(parts: Parts, end: str) -> tuple[Any, Any] | None:
     encoder = parts.get(f"text_encoder{end}")
     return None if encoder is None else (parts[f"tokenizer{end}"], encoder)
 
@@ -183,7 +187,9 @@ def _channels(kind: Kind, net: Any) -> int:
 
 
 def _guide(kind: Kind, net: Any) -> tuple[Callable[[float], Guidance], float]:
-    """Networks without a scale as input, and classes without a null, are run without guidance."""
+    """How a number guides this network: by its input where it has one for it (Flux-dev, LCM), else by CFG."""
+    if getattr(net.config, "time_cond_proj_dim", None):
+        return Embedded, 8.5
     if kind is FLUX and not net.config.guidance_embeds:
         return cfg, 1.0
     if kind is PIXEL and net.config.num_class_embeds:

@@ -39,7 +39,9 @@ TABLES: Mapping[str, Callable[[Config], Sampler]] = {
     "DDIMScheduler": lambda c: DDIM(),
     "DDPMScheduler": lambda c: DDPM(),
     "DEISMultistepScheduler": lambda c: DEIS(order=c["solver_order"]),
-    "DPMSolverMultistepScheduler": lambda c: DPMSolverPP(c["solver_order"], str(c["algorithm_type"]).startswith("sde-")),
+    "DPMSolverMultistepScheduler": lambda c: DPMSolverPP(
+        c["solver_order"], str(c["algorithm_type"]).startswith("sde-")
+    ),
     "DPMSolverSinglestepScheduler": lambda c: DPMSolverPP(),
     "EulerAncestralDiscreteScheduler": lambda c: EulerAncestral(),
     "EulerDiscreteScheduler": lambda c: Euler(),
@@ -120,8 +122,14 @@ def _spacing(name: str, c: Config) -> Spacing:
     if rule == "trailing":
         return Trailing(end)
     if rule == "linspace":
-        return Linear(whole=multistep or name in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"), skip_first=multistep, end=end)
-    raise BadInput(f"scheduler: timestep_spacing {rule!r} is unknown; {nearest(rule, ('leading', 'trailing', 'linspace'))}")
+        return Linear(
+            whole=multistep or name in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"),
+            skip_first=multistep,
+            end=end,
+        )
+    raise BadInput(
+        f"scheduler: timestep_spacing {rule!r} is unknown; {nearest(rule, ('leading', 'trailing', 'linspace'))}"
+    )
 
 
 def _flow_spacing(c: Config, even: bool) -> Spacing:

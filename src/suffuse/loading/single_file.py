@@ -26,6 +26,7 @@ Weights = Mapping[str, Tensor]
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+RELEASED = {"set_alpha_to_one": False, "steps_offset": 1}
 
 
 def read(path: Path, dtype: torch.dtype) -> Model:
@@ -65,8 +66,13 @@ def _sd1(path: Path, weights: Weights, dtype: torch.dtype) -> tuple[str, dict[st
     encoder = _clip(path, convert_ldm_clip_checkpoint(weights), "quick_gelu", dtype)
     parts = {"unet": _unet(path, weights, 64, dtype), "vae": _vae(path, weights, 0.18215, dtype),
              "text_encoder": encoder, "tokenizer": clip_tokenizer()}  # fmt: skip
-    scheduler = {"_class_name": "PNDMScheduler", **TABLE, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1,
-                 "prediction_type": "epsilon"}  # fmt: skip
+    scheduler = {
+        "_class_name": "PNDMScheduler",
+        **TABLE,
+        **RELEASED,
+        "skip_prk_steps": True,
+        "prediction_type": "epsilon",
+    }
     return "StableDiffusionPipeline", parts, scheduler
 
 
@@ -74,10 +80,14 @@ def _sd2(path: Path, weights: Weights, dtype: torch.dtype) -> tuple[str, dict[st
     encoder = _open_clip(path, weights, "cond_stage_model.model.", dtype, projected=False)
     inpainting = weights[f"{UNET}input_blocks.0.0.weight"].shape[1] == 9
     unet = _unet(path, weights, 64 if inpainting else 96, dtype)
-    parts = {"unet": unet, "vae": _vae(path, weights, 0.18215, dtype), "text_encoder": encoder, "tokenizer": clip_tokenizer(pad="!")}
+    parts = {
+        "unet": unet,
+        "vae": _vae(path, weights, 0.18215, dtype),
+        "text_encoder": encoder,
+        "tokenizer": clip_tokenizer(pad="!"),
+    }
     kind = "epsilon" if inpainting else "v_prediction"
-    scheduler = {"_class_name": "DDIMScheduler", **TABLE, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-                 "prediction_type": kind}  # fmt: skip
+    scheduler = {"_class_name": "DDIMScheduler", **TABLE, **RELEASED, "clip_sample": False, "prediction_type": kind}
     return "StableDiffusionPipeline", parts, scheduler
 
 
@@ -130,8 +140,12 @@ def _check_keys(path: Path, keys: set[str]) -> None:
     if any(re.search(r"(double|joint)_blocks\.0\.", k) for k in keys):
         raise BadInput(f"{path}: single files of SD3 and Flux are not read; give the folder in diffusers' layout")
     if any(k.startswith(("down_blocks.", "transformer_blocks.", "encoder.down_blocks.")) for k in keys):
-        raise BadInput(f"{path}: holds one network, not a whole model; give the folder in diffusers' layout that it is from")
-    raise BadInput(f"{path}: its weights are of no known model (first key {min(keys, default='none')!r}); give a checkpoint of SD1, SD2 or SDXL")
+        raise BadInput(
+            f"{path}: holds one network, not a whole model; give the folder in diffusers' layout that it is from"
+        )
+    raise BadInput(
+        f"{path}: weights of no known model (such as {min(keys, default='none')!r}); give one of SD1, SD2 or SDXL"
+    )
 
 
 def _unet(path: Path, weights: Weights, size: int, dtype: torch.dtype, pooled: int | None = None) -> nn.Module:
@@ -192,6 +206,8 @@ def _filled(path: Path, part: str, net: nn.Module, converted: Weights, dtype: to
     named = {k if k in wanted else k.removeprefix("text_model."): v for k, v in converted.items()}
     lost = [k for k, v in wanted.items() if k not in named or named[k].shape != v.shape]
     if lost:
-        raise Damaged(f"{path}: {len(lost)} weights of the {part} are missing or of a wrong shape, such as {lost[0]!r}; copy it again")
+        raise Damaged(
+            f"{path}: {len(lost)} weights of the {part} are missing or misshapen, such as {lost[0]!r}; copy it again"
+        )
     net.load_state_dict({k: named[k].to(dtype).contiguous() for k in wanted}, assign=True)
     return net.eval().requires_grad_(True)

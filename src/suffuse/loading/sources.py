@@ -1,4 +1,4 @@
-"""What a name stands for: a bundled model, a folder, a file, or a repository on the hub. Told by content, not by suffix."""
+"""What a name stands for: a bundled model, a folder, a file, or a repository on the hub; told by content."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load(
     """A model, ready to run.
 
     Args:
-        name: a bundled model ("shapes"), a folder in diffusers' layout, a single safetensors file, or a repository on the
-            hub ("owner/name"), which is fetched if it is not on this machine yet (HF_HUB_OFFLINE=1 forbids it).
+        name: a bundled model ("shapes"), a folder in diffusers' layout, a single safetensors file, or a repository on
+            the hub ("owner/name"), fetched if it is not on this machine yet (HF_HUB_OFFLINE=1 forbids it).
         dtype: of the weights; default float32, also for files in half precision. On a CPU bfloat16 may be faster,
             float16 is twenty times slower and refused.
         device: where to put it; default the CPU.
@@ -46,9 +46,9 @@ def load(
     elif path.is_dir():
         model = _folder(path, dtype, variant, path.resolve().name)
     elif path.is_file():
-        from . import single_file
+        from .single_file import read
 
-        model = single_file.read(path, dtype)
+        model = read(path, dtype)
     elif HUB_ID.fullmatch(text):
         from .hub import fetch
 

@@ -31,10 +31,18 @@ def clip_encoder(tokenizer: Any, width: int = 16, projected: bool = False, activ
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, hidden_act=activation, projection_dim=width,
-        num_hidden_layers=3, num_attention_heads=max(width // 64, 1), max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        hidden_act=activation,
+        projection_dim=width,
+        num_hidden_layers=3,
+        num_attention_heads=max(width // 64, 1),
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return _seeded(lambda: (CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
 
 
@@ -43,9 +51,17 @@ def t5_encoder(tokenizer: Any, width: int = 32) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
-        feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
     return _seeded(lambda: T5EncoderModel(config))
 
 
@@ -55,12 +71,21 @@ def autoencoder(channels: int = 4, shift: float | None = None, levels: int = 3, 
 
     return _seeded(
         lambda: AutoencoderKL(
-            block_out_channels=(width, *[2 * width] * (levels - 1)), in_channels=3, out_channels=3, layers_per_block=1,
-            down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-            latent_channels=channels, norm_num_groups=32 if width % 32 == 0 else 2, sample_size=32, scaling_factor=0.5 if shift else 0.18215,
-            shift_factor=shift, use_quant_conv=shift is None, use_post_quant_conv=shift is None,
+            block_out_channels=(width, *[2 * width] * (levels - 1)),
+            in_channels=3,
+            out_channels=3,
+            layers_per_block=1,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            latent_channels=channels,
+            norm_num_groups=32 if width % 32 == 0 else 2,
+            sample_size=32,
+            scaling_factor=0.5 if shift else 0.18215,
+            shift_factor=shift,
+            use_quant_conv=shift is None,
+            use_post_quant_conv=shift is None,
         )
-    )  # fmt: skip
+    )
 
 
 def text_unet(width: int = 16, **changes: Any) -> Any:
@@ -68,10 +93,17 @@ def text_unet(width: int = 16, **changes: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     settings: dict[str, Any] = dict(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=width, attention_head_dim=4, norm_num_groups=4,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
     return _seeded(lambda: UNet2DConditionModel(**{**settings, **changes}))
 
 
@@ -81,10 +113,15 @@ def stable_diffusion() -> Any:
 
     tokenizer = clip_tokenizer()
     return StableDiffusionPipeline(
-        vae=autoencoder(), unet=text_unet(), tokenizer=tokenizer, text_encoder=clip_encoder(tokenizer),
+        vae=autoencoder(),
+        unet=text_unet(),
+        tokenizer=tokenizer,
+        text_encoder=clip_encoder(tokenizer),
         scheduler=PNDMScheduler(**TABLE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def stable_diffusion_2() -> Any:
@@ -93,11 +130,17 @@ def stable_diffusion_2() -> Any:
 
     tokenizer = clip_tokenizer()
     return StableDiffusionPipeline(
-        vae=autoencoder(), tokenizer=tokenizer, text_encoder=clip_encoder(tokenizer),
+        vae=autoencoder(),
+        tokenizer=tokenizer,
+        text_encoder=clip_encoder(tokenizer),
         unet=text_unet(use_linear_projection=True, attention_head_dim=(2, 4), upcast_attention=True),
-        scheduler=DDIMScheduler(**TABLE, prediction_type="v_prediction", clip_sample=False, steps_offset=1, set_alpha_to_one=False),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        scheduler=DDIMScheduler(
+            **TABLE, prediction_type="v_prediction", clip_sample=False, steps_offset=1, set_alpha_to_one=False
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def inpainting() -> Any:
@@ -106,10 +149,15 @@ def inpainting() -> Any:
 
     tokenizer = clip_tokenizer()
     return StableDiffusionInpaintPipeline(
-        vae=autoencoder(), unet=text_unet(in_channels=9), tokenizer=tokenizer, text_encoder=clip_encoder(tokenizer),
+        vae=autoencoder(),
+        unet=text_unet(in_channels=9),
+        tokenizer=tokenizer,
+        text_encoder=clip_encoder(tokenizer),
         scheduler=DDIMScheduler(**TABLE, clip_sample=False, steps_offset=1, set_alpha_to_one=False),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def stable_diffusion_xl() -> Any:
@@ -118,13 +166,22 @@ def stable_diffusion_xl() -> Any:
 
     one, two = clip_tokenizer(), clip_tokenizer()
     unet = text_unet(
-        width=16 + 24, use_linear_projection=True, transformer_layers_per_block=(1, 2), addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
-    )  # fmt: skip
+        width=16 + 24,
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+    )
     return StableDiffusionXLPipeline(
-        vae=autoencoder(), unet=unet, tokenizer=one, text_encoder=clip_encoder(one), tokenizer_2=two,
-        text_encoder_2=clip_encoder(two, 24, projected=True), scheduler=EulerDiscreteScheduler(**TABLE, steps_offset=1, timestep_spacing="leading"),
-    )  # fmt: skip
+        vae=autoencoder(),
+        unet=unet,
+        tokenizer=one,
+        text_encoder=clip_encoder(one),
+        tokenizer_2=two,
+        text_encoder_2=clip_encoder(two, 24, projected=True),
+        scheduler=EulerDiscreteScheduler(**TABLE, steps_offset=1, timestep_spacing="leading"),
+    )
 
 
 def stable_diffusion_3() -> Any:
@@ -134,15 +191,30 @@ def stable_diffusion_3() -> Any:
     one, two, three = clip_tokenizer(), clip_tokenizer(), t5_tokenizer()
     transformer = _seeded(
         lambda: SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-            caption_projection_dim=16, joint_attention_dim=48, pooled_projection_dim=16 + 24, out_channels=4, pos_embed_max_size=16,
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_projection_dim=16,
+            joint_attention_dim=48,
+            pooled_projection_dim=16 + 24,
+            out_channels=4,
+            pos_embed_max_size=16,
         )
-    )  # fmt: skip
+    )
     return StableDiffusion3Pipeline(
-        transformer=transformer, vae=autoencoder(shift=0.0609), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        text_encoder=clip_encoder(one, 16, True), tokenizer=one, text_encoder_2=clip_encoder(two, 24, True), tokenizer_2=two,
-        text_encoder_3=t5_encoder(three, 48), tokenizer_3=three,
-    )  # fmt: skip
+        transformer=transformer,
+        vae=autoencoder(shift=0.0609),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=clip_encoder(one, 16, True),
+        tokenizer=one,
+        text_encoder_2=clip_encoder(two, 24, True),
+        tokenizer_2=two,
+        text_encoder_3=t5_encoder(three, 48),
+        tokenizer_3=three,
+    )
 
 
 def flux(guidance: bool = True) -> Any:
@@ -152,19 +224,32 @@ def flux(guidance: bool = True) -> Any:
     one, two = clip_tokenizer(), t5_tokenizer()
     transformer = _seeded(
         lambda: FluxTransformer2DModel(
-            patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance,
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=16,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=guidance,
         )
-    )  # fmt: skip
+    )
     scheduler = (
         FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
         if guidance
         else FlowMatchEulerDiscreteScheduler(shift=1.0)
     )
     return FluxPipeline(
-        transformer=transformer, vae=autoencoder(shift=0.1159), scheduler=scheduler, text_encoder=clip_encoder(one),
-        tokenizer=one, text_encoder_2=t5_encoder(two), tokenizer_2=two,
-    )  # fmt: skip
+        transformer=transformer,
+        vae=autoencoder(shift=0.1159),
+        scheduler=scheduler,
+        text_encoder=clip_encoder(one),
+        tokenizer=one,
+        text_encoder_2=t5_encoder(two),
+        tokenizer_2=two,
+    )
 
 
 def _pixart_transformer(side: int) -> Any:
@@ -172,11 +257,19 @@ def _pixart_transformer(side: int) -> Any:
 
     return _seeded(
         lambda: PixArtTransformer2DModel(
-            sample_size=side, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
-            num_attention_heads=2, cross_attention_dim=16, caption_channels=32, norm_type="ada_norm_single",
+            sample_size=side,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            cross_attention_dim=16,
+            caption_channels=32,
+            norm_type="ada_norm_single",
             use_additional_conditions=side == 128,
         )
-    )  # fmt: skip
+    )
 
 
 def pixart_alpha() -> Any:
@@ -185,9 +278,12 @@ def pixart_alpha() -> Any:
 
     tokenizer = t5_tokenizer()
     return PixArtAlphaPipeline(
-        tokenizer=tokenizer, text_encoder=t5_encoder(tokenizer), vae=autoencoder(), transformer=_pixart_transformer(8),
+        tokenizer=tokenizer,
+        text_encoder=t5_encoder(tokenizer),
+        vae=autoencoder(),
+        transformer=_pixart_transformer(8),
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
-    )  # fmt: skip
+    )
 
 
 def pixart_sigma() -> Any:
@@ -196,9 +292,12 @@ def pixart_sigma() -> Any:
 
     tokenizer = t5_tokenizer()
     return PixArtSigmaPipeline(
-        tokenizer=tokenizer, text_encoder=t5_encoder(tokenizer), vae=autoencoder(), transformer=_pixart_transformer(8),
+        tokenizer=tokenizer,
+        text_encoder=t5_encoder(tokenizer),
+        vae=autoencoder(),
+        transformer=_pixart_transformer(8),
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
-    )  # fmt: skip
+    )
 
 
 def dit() -> Any:
@@ -207,10 +306,16 @@ def dit() -> Any:
 
     transformer = _seeded(
         lambda: DiTTransformer2DModel(
-            sample_size=8, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
-            num_attention_heads=2, num_embeds_ada_norm=1000,
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            num_embeds_ada_norm=1000,
         )
-    )  # fmt: skip
+    )
     scheduler = DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
     return DiTPipeline(
         transformer=transformer, vae=autoencoder(), scheduler=scheduler, id2label={0: "tench, Tinca tinca", 7: "cock"}
@@ -223,11 +328,17 @@ def pixels() -> Any:
 
     unet = _seeded(
         lambda: UNet2DModel(
-            sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-            norm_num_groups=4, attention_head_dim=4,
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            attention_head_dim=4,
         )
-    )  # fmt: skip
+    )
     return DDPMPipeline(unet=unet, scheduler=DDPMScheduler(clip_sample=False))
 
 
@@ -257,8 +368,12 @@ def whole_vocabulary(name: str) -> Any:
     if name == "sdxl":
         second = released(pad="!")
         parts |= {"tokenizer_2": second, "text_encoder_2": clip_encoder(second, 24, True, "gelu")}
-        sizes = {"transformer_layers_per_block": (1, 2), "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-                 "projection_class_embeddings_input_dim": 24 + 6 * 8}  # fmt: skip
+        sizes = {
+            "transformer_layers_per_block": (1, 2),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 24 + 6 * 8,
+        }
         parts["unet"] = text_unet(16 + 24, **wide, **linear, **sizes)
         parts["vae"].register_to_config(scaling_factor=0.13025)
     else:
