@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from suffuse.backbones.encoder import Encoder
-from suffuse.core.patch import Call, Patch, Site, Sites, stack
+from suffuse.core.call import Call, stack
+from suffuse.core.patch import Patch
+from suffuse.core.site import Site, Sites
 
 IDS = torch.tensor([[1, 5, 9, 2], [1, 7, 2, 2]])
 

@@ -16,13 +16,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from suffuse.core.call import Call, stack
 from suffuse.core.cond import Cond
 from suffuse.core.denoiser import Network
 from suffuse.core.engine import sample
 from suffuse.core.errors import Refused
 from suffuse.core.memory import join
-from suffuse.core.patch import Call, Patch, Site, Sites, checkpoint, stack
+from suffuse.core.patch import Patch
+from suffuse.core.site import Site, Sites
 from suffuse.core.step import Guidance
+from suffuse.core.tap import checkpoint
 from suffuse.guidance.cfg import CFG
 from suffuse.samplers.ancestral import DDIM
 from suffuse.testing.fixtures import NAMES, conditions, fixture, states

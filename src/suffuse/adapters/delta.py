@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.call import Call
 from ..core.errors import BadInput
-from ..core.patch import Call, Patch, Site, Sites
+from ..core.patch import Patch
+from ..core.site import Site, Sites
 from .presets import Where, chosen
 
 
@@ -82,7 +84,7 @@ class Delta(Patch):
 
     def layer(self, site: Site) -> Tensor:
         """The weight of a site."""
-        return site.module.weight.detach()  # type: ignore[union-attr, operator, return-value]
+        return site.module.weight.detach()  # type: ignore[union-attr, operator]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import Refused
-from ..core.patch import Site, Sites
 from ..core.registry import method
+from ..core.site import Site, Sites
 from .delta import Decomposable, Delta, Part
 from .presets import Where
 

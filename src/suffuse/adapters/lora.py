@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.patch import Site
 from ..core.registry import method
+from ..core.site import Site
 from .delta import Decomposable, Part, apply, positive, uniform
 
 

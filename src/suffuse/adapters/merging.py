@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, Refused
-from ..core.patch import Adapter, Site, sites_of
+from ..core.patch import Adapter
+from ..core.site import sites_of
 from .delta import Delta, Part
 from .lora import LoRA, LowRank, factor, product
 
@@ -87,7 +88,7 @@ def resize(adapter: Adapter, rank: int, energy: float = 1.0) -> Adapter:
     """
     _plain_lora(adapter, "resize")
     parts = {n: _nearest(_matrix(part), rank, energy) for n, part in zip(adapter.names, adapter.parts, strict=True)}
-    return Adapter(LoRA(rank, where=adapter.patch.where), parts, adapter.scale)
+    return Adapter(LoRA(rank, where=_delta_of(adapter, "resize").where), parts, adapter.scale)
 
 
 @torch.no_grad()
@@ -108,7 +109,9 @@ def combine(*adapters: Adapter) -> Adapter:
         downs = [_through_core(part) for _, part in pairs]  # type: ignore[arg-type]
         rank = sum(len(d) for d in downs)
         parts[name] = Part({"lora_down": torch.cat(downs), "lora_up": torch.cat(ups, 1)}, rank)
-    return Adapter(LoRA(max(len(p["lora_down"]) for p in parts.values()), where=adapters[0].patch.where), parts)
+    return Adapter(
+        LoRA(max(len(p["lora_down"]) for p in parts.values()), where=_delta_of(adapters[0], "combine").where), parts
+    )
 
 
 @torch.no_grad()
@@ -185,8 +188,3 @@ def _plain_lora(adapter: Adapter, verb: str) -> None:
     lora = isinstance(adapter.patch, LowRank) and not any("dora_scale" in part for part in adapter.parts)  # type: ignore[operator]
     if not lora:
         raise Refused(f"{verb}: {adapter.patch} is no plain LoRA; use extract(net, bake(net, adapter), rank)")
-
-
-def sites_by_name(net: Any) -> dict[str, Site]:
-    """Layers of a network by name."""
-    return {s.name: s for s in sites_of(net) if s.kind in ("linear", "conv", "norm")}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.patch import Site
 from ..core.registry import method
+from ..core.site import Site
 from .delta import Delta, Part, positive
 
 

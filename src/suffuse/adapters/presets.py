@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..core.errors import BadInput, Refused, nearest
-from ..core.patch import Site, Sites
+from ..core.site import Site, Sites
 
 Where = str | tuple[str, ...]
 """Name of a preset, or fragments of the names of layers."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..core.patch import Site
 from ..core.registry import method
+from ..core.site import Site
 from .delta import Decomposable, Part, positive, uniform
 
 

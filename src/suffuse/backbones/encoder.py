@@ -7,8 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from ..core.call import Frame, using
 from ..core.cond import Cond
-from ..core.patch import Adapter, Frame, Patch, Site, Sites, bind, layers, using
+from ..core.patch import Adapter, Patch
+from ..core.site import Site, Sites, layers
+from ..core.tap import bind
 from ..core.value import Coef
 
 STREAM = {"image": "hidden_states", "text": "hidden_states", "temb": "temb"}

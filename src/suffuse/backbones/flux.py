@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.family import Family
-from ..core.patch import Site
+from ..core.site import Site
 from .inputs import POOLED, SCALE, TEXT, beside, check_size, need
 from .transformer import transformer_sites
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.cond import Cond
 from ..core.family import Family
-from ..core.patch import Site
+from ..core.site import Site
 from .inputs import TEXT, check_size, need, without_variance
 from .transformer import is_transformer2d, transformer_sites
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..core.patch import Site
+from ..core.site import Site
 
 ATTENTION = {"image": "hidden_states", "text": "encoder_hidden_states", "pos": "image_rotary_emb"}
 

@@ -11,8 +11,8 @@ from typing import Any
 from ..core.denoiser import Denoiser
 from ..core.engine import sample
 from ..core.errors import BadInput, Refused
-from ..core.patch import Site, Sites
 from ..core.registry import method
+from ..core.site import Site, Sites
 from ..core.step import Step
 from .policy import CachePolicy, Recorder
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.patch import Call, Patch, Site
+from ..core.call import Call
+from ..core.patch import Patch
+from ..core.site import Site
 from ..core.step import Step
 
 

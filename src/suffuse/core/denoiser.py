@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from .call import Binding, Call, Frame, stack, using
 from .cond import Cond
 from .errors import BadInput, Diverged, Refused
 from .memory import Rows, rows_of
-from .patch import Adapter, Binding, Call, Frame, Patch, Sites, bind, stack, using
+from .patch import Adapter, Patch
 from .prediction import Affine, Prediction
 from .process import Gaussian, Process
+from .site import Sites
+from .tap import bind
 from .value import Coef, Value, batch_size, leaves
 
 if TYPE_CHECKING:
@@ -119,16 +122,12 @@ class Network(Denoiser):
         return process.predict(x, t, value, self.kind)
 
 
-class View(Denoiser):
-    """A denoiser with one patch or adapter active while it runs."""
+class Derived(Denoiser):
+    """A denoiser made of another one, whose weights it shares."""
 
-    def __init__(self, base: Denoiser, item: Patch | Adapter):
+    def __init__(self, base: Denoiser):
         super().__init__()
-        if base.sites is None:
-            raise Refused(f"{item}: {type(base).__name__} has no network to patch; use a loaded model")
-        self.base, self.adapter = base, item if isinstance(item, Adapter) else None
-        self.binding: Binding = bind(item, base)
-        self.process = base.process
+        self.base, self.process = base, base.process
 
     @property
     def sites(self) -> Sites | None:
@@ -136,29 +135,33 @@ class View(Denoiser):
 
     def prepare(self, cond: Cond) -> Cond:
         return self.base.prepare(cond)
+
+
+class View(Derived):
+    """A denoiser with one patch or adapter active while it runs."""
+
+    def __init__(self, base: Denoiser, item: Patch | Adapter):
+        super().__init__(base)
+        if base.sites is None:
+            raise Refused(f"{item}: {type(base).__name__} has no network to patch; use a loaded model")
+        self.adapter = item if isinstance(item, Adapter) else None
+        self.binding: Binding = bind(item, base)
 
     def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
         with using(bindings=(*stack.bindings, self.binding)):
             return self.base(x, t, cond)
 
 
-class Under(Denoiser):
+class Under(Derived):
     """`base` read in another Gaussian process; see `Denoiser.under`."""
 
     def __init__(self, base: Denoiser, process: Gaussian):
-        super().__init__()
+        super().__init__(base)
         if not isinstance(base.process, Gaussian):
             raise Refused(
                 f"under({process}): {type(base.process).__name__} is not Gaussian; only Gaussian processes exchange"
             )
-        self.base, self.process = base, process
-
-    @property
-    def sites(self) -> Sites | None:
-        return self.base.sites
-
-    def prepare(self, cond: Cond) -> Cond:
-        return self.base.prepare(cond)
+        self.process = process
 
     def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Affine:
         own, other, t = self.process, self.base.process, Coef(t)
@@ -168,19 +171,12 @@ class Under(Denoiser):
         return replace(p.with_(eps=p.eps), x=x, a=own.alpha(t), s=own.sigma(t))
 
 
-class Guided(Denoiser):
+class Guided(Derived):
     """`base` with a guidance as one denoiser."""
 
     def __init__(self, base: Denoiser, guidance: Guidance):
-        super().__init__()
-        self.base, self.guidance, self.process = base, guidance, base.process
-
-    @property
-    def sites(self) -> Sites | None:
-        return self.base.sites
-
-    def prepare(self, cond: Cond) -> Cond:
-        return self.base.prepare(cond)
+        super().__init__(base)
+        self.guidance = guidance
 
     def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
         from .step import Predict, outside

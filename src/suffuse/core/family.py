@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .cond import Cond
-from .patch import Site, Sites, layers
+from .site import Site, Sites, layers
 
 
 class Family(ABC):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from .call import Context, stack, using
 from .cond import Cond
 from .denoiser import EMPTY, Denoiser
 from .errors import Refused
@@ -22,7 +23,6 @@ from .grid import Grid, Spacing
 from .law import Law, Normal
 from .memory import Memory, Scope, join, rows_of, take
 from .noise import Keyed, Noise
-from .patch import Context, using
 from .plugin import Needs, Plugin
 from .prediction import Prediction
 from .process import Gaussian, Process
@@ -127,10 +127,13 @@ class Step:
 
 
 def outside(process: Process, t: Any, batch: int) -> Step:
-    """A step that belongs to no run, for predictions outside of sampling."""
+    """A step for predictions that no sampler asks for; inside of a run it counts its evaluations there."""
     t = Coef(t)
-    grid = Grid(torch.tensor([1.0, 0.0]))
-    return Step(0, 1, t, t, grid, process, tuple(range(batch)), RunContext(Keyed(0)), first=True, last=True)
+    at = Step(0, 1, t, t, Grid(torch.tensor([1.0, 0.0])), process, tuple(range(batch)), RunContext(Keyed(0)))
+    context = stack.context
+    if context is None or context.at is None:
+        return at
+    return at.but(run=context.at.run, i=context.at.i, n=context.at.n, samples=tuple(s for _, s in context.rows))
 
 
 # plug-ins -------------------------------------------------------------------------------------------------------------

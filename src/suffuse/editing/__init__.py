@@ -4,4 +4,27 @@ from __future__ import annotations
 
 from ..core.registry import lazy
 
-__getattr__, __dir__ = lazy(__name__, {"MaskedBlend": "masked_blend"})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Code": "code",
+        "DDIMInversion": "ddim_inversion",
+        "DirectInversion": "direct_inversion",
+        "EditBench": "edit_bench",
+        "Inverter": "inverter",
+        "Plan": "inverter",
+        "LocalBlend": "local_blend",
+        "decode": "lockstep",
+        "MasaCtrl": "masactrl",
+        "MaskedBlend": "masked_blend",
+        "NullText": "null_text",
+        "PIEBench": "pie_bench",
+        "Pix2PixZero": "pix2pix_zero",
+        "edit_direction": "pix2pix_zero",
+        "PlugAndPlay": "plug_and_play",
+        "PromptToPrompt": "prompt_to_prompt",
+        "Reweight": "prompt_to_prompt",
+        "SDEdit": "sdedit",
+        "edit": "task",
+    },
+)
