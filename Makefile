@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: try test lint docs clean
 
 try: $(VENV)/.installed
-	$(BIN)/suffuse generate "$$PROMPT"
+	$(BIN)/suffuse generate "$$PROMPT" -n 4
 
 # Two worker processes of one thread each use two cores better than one process of two threads.
 test: export OMP_NUM_THREADS := 1
