@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core.cond import Cond
+from ..core.denoiser import Denoiser
 from ..core.noise import Noise
 from ..core.prediction import Affine, Logits
+from ..core.process import Process
 from ..core.training import Batch, Loss, Objective, Roles
-from ..core.value import Coef, Value, batch_size, combine, flat, minimum
+from ..core.value import Coef, Tree, Value, batch_size, combine, flat, minimum
 
 
 class Times(ABC):
@@ -129,16 +131,18 @@ class Extra(ABC):
 class Denoising(Objective):
     """E_t,eps  w(t) | value(x_t, t, c) - (k_x x0 + k_e eps + k_y y) |^2, averaged over entries.
 
-    On a categorical process: cross-entropy of the clean category at corrupted entries.
+    On a categorical process: cross-entropy of the clean category, averaged over the entries that are not yet decided
+    (with a mask those under it, else all).
 
-    `batch.data` is x0, or a mapping with "x0" and a "weight" map that broadcasts to it.
+    `batch.data` is x0, or a mapping with "x0" and a "weight" map that broadcasts to it. On a process with times of its
+    own each drawn time is moved up to the next of them.
 
     Args:
         role: the denoiser to train.
         times: law of t.
         pairing: which noise meets which sample.
         dropout: share of rows whose condition is replaced by `cond.alt["null"]`.
-        weight: factor of the error.
+        weight: factor of the squared error.
         extra: further losses on the same draw; those of scale 0 are not computed.
 
     Reference: Ho et al., 2006.11239; Karras et al., 2206.00364 (the design space).
@@ -155,24 +159,31 @@ class Denoising(Objective):
         return nn.ModuleDict({e.name: e.parts(roles) for e in self.extra if e.scale})
 
     def __call__(self, roles: Roles, batch: Batch, noise: Noise, parts: nn.ModuleDict) -> Loss:
-        x0, importance = (batch.data["x0"], batch.data.get("weight")) if isinstance(batch.data, Mapping) else (batch.data, None)
+        x0, importance = _read(batch.data)
         ids, n = batch.ids.tolist(), batch_size(x0)
 
         def draw(like: Any, tag: str = "", kind: str = "normal") -> Any:
             return getattr(noise, kind)(like, ids, tag)
 
+        def corruption(like: Any, tag: str = "", kind: str = "normal") -> Any:
+            return eps if kind == "normal" else draw(like, "corrupt" + tag, kind)
+
         model = roles[self.role]
-        t = Coef(self.times(draw(torch.empty(n, 1, dtype=torch.float64), "t", "uniform")[:, 0]))
+        assert isinstance(model, Denoiser)
         cond = self._dropped(batch.cond, draw(torch.empty(n, 1), "dropout", "uniform")[:, 0])
-        process = model.process.given(cond)  # type: ignore[operator, union-attr]
-        eps = self.pairing(x0, draw(x0, "eps"), draw) if not _discrete(x0) else None
-        x = process.corrupt(x0, t, lambda like, tag="", kind="normal": eps if kind == "normal" else draw(like, "corrupt" + tag, kind))
+        process = model.process.given(cond)
+        t = Coef(_on_grid(self.times(draw(torch.empty(n, 1, dtype=torch.float64), "t", "uniform")[:, 0]), process))
+        eps = None if _discrete(x0) else self.pairing(x0, draw(x0, "eps"), draw)
+        x = process.corrupt(x0, t, corruption)
         pred = model(x, t, cond)
-        per_sample, terms = _error(pred, x0, eps, importance, self.weight), {}
+        per_sample = _error(pred, x0, eps, importance, self.weight)
+        terms: dict[str, Tensor] = {}
         step = Draw(x0, cond, t, eps, x, pred)
         for extra in self.extra:
             if extra.scale:
-                terms[extra.name] = extra(step, parts[extra.name])  # type: ignore[arg-type]
+                own = parts[extra.name]
+                assert isinstance(own, nn.ModuleDict)
+                terms[extra.name] = extra(step, own)
                 per_sample = per_sample + extra.scale * terms[extra.name]
         return Loss(per_sample, terms, t.tensor(n))
 
@@ -180,9 +191,27 @@ class Denoising(Objective):
         if not self.dropout:
             return cond
         drop, null = u < self.dropout, cond.branch("null")
-        mixed = {k: torch.where(drop.view(-1, *[1] * (v.ndim - 1)).to(v.device), null[k], v) if isinstance(v, Tensor) else v
-                 for k, v in cond.entries.items()}  # fmt: skip
-        return replace(cond, entries=mixed)
+
+        def mixed(entry: Any, other: Any) -> Any:
+            if not isinstance(entry, Tensor):
+                return entry
+            return torch.where(drop.view(-1, *[1] * (entry.ndim - 1)).to(entry.device), other, entry)
+
+        return replace(cond, entries={name: mixed(entry, null[name]) for name, entry in cond.entries.items()})
+
+
+def _read(data: Any) -> tuple[Value, Tensor | None]:
+    """x0 and the weight map of a batch; a state of several parts is a mapping too, but no batch of this kind."""
+    if isinstance(data, Mapping) and not isinstance(data, Tree):
+        return data["x0"], data.get("weight")
+    return data, None
+
+
+def _on_grid(t: Tensor, process: Process) -> Tensor:
+    if process.grid is None:
+        return t
+    nodes = torch.tensor(sorted(process.grid), dtype=t.dtype)
+    return nodes[torch.bucketize(t, nodes).clamp(1, len(nodes) - 1)]
 
 
 def _discrete(x0: Value) -> bool:
@@ -190,11 +219,9 @@ def _discrete(x0: Value) -> bool:
 
 
 def _error(pred: Any, x0: Value, eps: Any, importance: Tensor | None, weight: Weight) -> Tensor:
+    """(B,) mean over entries."""
     if isinstance(pred, Logits):
-        log_p = pred.logits.float().log_softmax(-1)
-        hidden = (pred.x != x0).float()
-        loss = -torch.where(torch.isfinite(log_p), log_p, 0.0).gather(-1, x0[..., None])[..., 0] * hidden
-        return loss.flatten(1).sum(1) / hidden.flatten(1).sum(1).clamp(min=1)
+        return _cross_entropy(pred, x0, importance)
     kx, ke, ky = pred.row
     target = combine((kx, x0), (ke, eps))
     if pred.y is not None:
@@ -202,5 +229,15 @@ def _error(pred: Any, x0: Value, eps: Any, importance: Tensor | None, weight: We
     square = (pred.value - target) ** 2
     if importance is not None:
         square = square * importance
-    factor = weight(pred)
-    return flat(square).mean(1) * (factor.tensor(batch_size(x0)).to(flat(square)) if isinstance(factor, Coef) else factor)
+    mean, factor = flat(square).mean(1), weight(pred)
+    return mean * (factor.tensor(len(mean)).to(mean) if isinstance(factor, Coef) else factor)
+
+
+def _cross_entropy(pred: Logits, x0: Tensor, importance: Tensor | None) -> Tensor:
+    log_p = pred.logits.float().log_softmax(-1)
+    possible = torch.isfinite(log_p)
+    loss = -torch.where(possible, log_p, 0.0).gather(-1, x0[..., None])[..., 0]
+    if importance is not None:
+        loss = loss * importance
+    open_ = (possible.sum(-1) > 1).float()
+    return (loss * open_).flatten(1).sum(1) / open_.flatten(1).sum(1).clamp(min=1)

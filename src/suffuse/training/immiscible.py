@@ -12,59 +12,63 @@ import torch
 import torch.distributed as dist
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..core.errors import BadInput
 from ..core.registry import method
-from ..core.value import Value, flat
+from ..core.value import Value, batch_size, flat
 from .denoising import Pairing
 
 
 @method(paper="immiscible")
 @dataclass(frozen=True)
 class Immiscible(Pairing):
-    """Permute the batch's noises so that sum_i | x_i - eps_pi(i) |_2 is least; the loss is unchanged.
+    """Permute the batch's noises by pi = argmin_pi sum_i | x_i - eps_pi(i) |_2; the loss is unchanged.
 
-    A permutation of independent noises leaves their marginal law exactly N(0, I). Conditions stay with their samples.
-    Works in every objective that draws noise for data: DDPM, flow matching, consistency training, fine-tuning.
+    A permutation of independent noises leaves the law of the batch's noises exactly N(0, I); what each sample meets
+    depends on it, and that is the point. Conditions stay with their samples. It is a slot of the objective, so it works
+    for every kind of prediction, every Gaussian process and for fine-tuning through adapters; states of several parts
+    are compared as one vector. With torch.distributed the assignment covers the global batch.
 
     Args:
         scale: factor on both sides before the distances are quantised to half precision (the paper's 0.1).
 
     Example:
-        >>> Denoising(pairing=Immiscible())
+        >>> from suffuse.training import Denoising, Immiscible
+        >>> objective = Denoising(pairing=Immiscible())
 
-    With torch.distributed the assignment covers the global batch: states and noises are gathered, the problem is
-    solved on every rank alike, and each keeps its rows.
-
-    Differs from the paper: distances are computed in float32 from values rounded to half precision, since half
-    precision arithmetic is slow on CPUs.
+    Differs from the paper: values are rounded to half precision and their distances computed in float32, since half
+    precision arithmetic is slow on CPUs; every process solves the gathered problem, instead of one that scatters.
     """
 
     scale: float = 0.1
 
     def __call__(self, x0: Value, eps: Value, draw: Any) -> Value:
-        x, e = flat(x0), flat(eps)
-        size, rank = len(x), 0
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            rank = dist.get_rank()
-            x, e = _gathered(x), _gathered(e)
-        mine = slice(size * rank, size * (rank + 1))
-        order = torch.from_numpy(assignment(distances(x, e, self.scale)))[mine]
-        if len(x) == size:
-            return eps[order]
-        assert isinstance(eps, Tensor)  # a gathered Tree would be split back part by part; no method needs it yet
-        return e[order].reshape(eps.shape).to(eps)
+        size, rank, ranks = batch_size(x0), 0, 1
+        if dist.is_available() and dist.is_initialized():
+            rank, ranks = dist.get_rank(), dist.get_world_size()
+        if ranks > 1:
+            x0, eps = _gathered(x0), _gathered(eps)
+        order = torch.from_numpy(assignment(distances(x0, eps, self.scale)))
+        own = order[size * rank : size * (rank + 1)]
+        return pytree.tree_map(lambda leaf: leaf[own.to(leaf.device)], eps)
 
 
 @method(paper="immiscible")
 @dataclass(frozen=True)
 class NearestNoise(Pairing):
-    """Draw k noises for each sample and keep the nearest: the authors' later variant, without an assignment problem.
+    """Draw k noises for each sample and keep argmin_j | x_i - eps_ij |_2: the authors' later variant.
 
-    The law of the kept noise is no longer exactly N(0, I): it leans towards the data, the more the larger k.
+    It needs no assignment and no exchange between processes. The law of the kept noise is no longer N(0, I): its mean
+    moves towards the data and its variance along it falls, the more the larger k.
 
     Args:
         k: candidates, >= 1; 1 is plain training. The authors use 4 to 64.
+
+    Raises:
+        BadInput: k below 1.
+
+    Reference: Li et al., Improved Immiscible Diffusion, 2505.18521.
     """
 
     k: int = 64
@@ -76,15 +80,16 @@ class NearestNoise(Pairing):
     def __call__(self, x0: Value, eps: Value, draw: Any) -> Value:
         if self.k == 1:
             return eps
-        assert isinstance(eps, Tensor) and isinstance(x0, Tensor)
-        candidates = torch.stack([eps] + [draw(eps, f"candidate/{i}") for i in range(1, self.k)], 1)
-        gap = (candidates - x0[:, None]).flatten(2).norm(dim=2)
-        return candidates[torch.arange(len(eps)), gap.argmin(1)]
+        more = draw(pytree.tree_map(lambda leaf: leaf[:, None].expand(-1, self.k - 1, *leaf.shape[1:]), eps), "nearest")
+        candidates = pytree.tree_map(lambda leaf, others: torch.cat([leaf[:, None], others], 1), eps, more)
+        gap = flat(pytree.tree_map(lambda leaf, x: (leaf - x[:, None]).flatten(2).square().sum(2), candidates, x0))
+        nearest = gap.view(len(gap), -1, self.k).sum(1).argmin(1)
+        return pytree.tree_map(lambda leaf: leaf[torch.arange(len(leaf), device=leaf.device), nearest], candidates)
 
 
-def distances(x: Tensor, e: Tensor, scale: float = 0.1) -> Tensor:
-    """(B, B) Euclidean distances between rows, from values in half precision."""
-    return torch.cdist((scale * x).half().float(), (scale * e).half().float())
+def distances(x: Value, e: Value, scale: float = 0.1) -> Tensor:
+    """(B, B) Euclidean distances between rows, times `scale`, from values in half precision."""
+    return torch.cdist(*((scale * flat(v)).half().float() for v in (x, e)))
 
 
 def assignment(cost: Tensor) -> Any:
@@ -92,7 +97,12 @@ def assignment(cost: Tensor) -> Any:
     return linear_sum_assignment(cost.cpu().numpy())[1]
 
 
-def _gathered(x: Tensor) -> Tensor:
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+def _gathered(x: Value) -> Value:
+    """The rows of all processes in the order of their ranks."""
+
+    def gather(leaf: Tensor) -> Tensor:
+        parts = [torch.empty_like(leaf) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, leaf.contiguous())
+        return torch.cat(parts)
+
+    return pytree.tree_map(gather, x)
