@@ -32,7 +32,7 @@ class Tapped:
         plain = super().__call__  # type: ignore[misc]
         if frame is None or not (chain := frame.chain(self)):  # type: ignore[arg-type]
             return plain(*args, **kwargs)
-        handled = [(i, b) for i, b in chain if b.patch.attends]
+        handled = [(i, b) for i, b in chain if b.patch.attends and b.handlers[self][0].kind == "attention"]  # type: ignore[index]
         inner = plain if not handled else lambda *a, **k: _attention(self, plain, a, k, handled)
         call = Call(self, inner, args, kwargs, frame, chain, _rows(frame, args, kwargs))  # type: ignore[arg-type]
         return call.patch.around(call)
