@@ -1,0 +1,33 @@
+"""A picture that is to be changed, with what is asked for and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EditCase:
+    """One case of a benchmark.
+
+    Args:
+        name: of the case in its benchmark.
+        kind: of edit, such as "colour".
+        image: (3, H, W) in [-1, 1].
+        source, target: prompts before and after.
+        mask: (H, W) bool, True where the picture is to change.
+        words: the word before and after by which a local blend finds the place, or ().
+        wanted: what the edit asks for, as a caption of the world; "" outside of it.
+        truth: (3, H, W) the true result, or None.
+    """
+
+    name: str
+    kind: str
+    image: Tensor
+    source: str
+    target: str
+    mask: Tensor
+    words: tuple[str, ...] = ()
+    wanted: str = ""
+    truth: Tensor | None = None

@@ -1,0 +1,101 @@
+"""Editing a picture by two prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..core.errors import BadInput
+from ..core.model import Model
+from ..core.noise import Keyed
+from ..core.registry import method
+from ..core.step import Guidance, Sampler, Step
+from ..images import Picture, to_pil, to_tensor
+from ..samplers.ancestral import DDIM
+from .code import Code
+from .direct_inversion import DirectInversion
+from .inverter import Inverter, Plan
+from .lockstep import Decoded, decode
+from .prompt_to_prompt import PromptToPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """What `edit` returns.
+
+    Attributes:
+        images: the edits, PIL images.
+        reconstructions: what the source branch made of the pictures.
+        code: of the pictures; give it to `edit` in place of an inverter for another edit.
+        decoded: the states behind both, and the evaluations spent.
+    """
+
+    images: list[Image.Image]
+    reconstructions: list[Image.Image]
+    code: Code
+    decoded: Decoded
+
+
+@method(tags=("editing",))
+@torch.no_grad()
+def edit(
+    model: Model,
+    image: Picture | Sequence[Picture] | None,
+    source: str | Sequence[str],
+    target: str | Sequence[str],
+    *,
+    inverter: Inverter | Code = DirectInversion(),
+    editors: Sequence[Any] = (PromptToPrompt(),),
+    steps: int = 50,
+    guidance: Guidance | float | None = None,
+    sampler: Sampler = DDIM(),
+    negative_prompt: str | None = None,
+    seed: int = 0,
+    progress: Callable[[Step], None] | None = None,
+) -> Edits:
+    """Change pictures from what one prompt says to what another says.
+
+    An inverter finds the pictures in the model; then source and target branch are decoded side by side, and editors
+    carry attention and features from one to the other.
+
+    Args:
+        model: a loaded model.
+        image: pictures, one for each prompt; None with a code.
+        source, target: what they show, and what they are to show.
+        inverter: how they are found, or a code that was found before.
+        editors: patches and hooks between the branches; () is none.
+        steps, guidance, sampler, seed: of the run; `guidance` is one, or its scale; default the model's.
+        negative_prompt: what guidance leads away from, in both branches.
+        progress: called with each step of decoding before it is made.
+
+    Raises:
+        BadInput: arguments that do not match. Refused: parts that do not go together.
+
+    Example:
+        >>> edit(model, "circle.png", "a red circle", "a blue circle").images[0]
+    """
+    befores, afters = ([t] if isinstance(t, str) else list(t) for t in (source, target))
+    given = isinstance(inverter, Code)
+    if given == (image is not None):
+        raise BadInput("image: give pictures with an inverter, or None with a code")
+    x0 = inverter.x if isinstance(inverter, Code) else model.encode(to_tensor(image))  # type: ignore[arg-type]
+    if not len(befores) == len(afters) == len(x0):
+        raise BadInput(
+            f"source, target: {len(befores)} and {len(afters)} prompts for {len(x0)} pictures; give one each"
+        )
+    shape, factor = tuple(x0.shape[1:]), model.codec.space.factor
+    size = (shape[1] * factor, shape[2] * factor)
+    spacing = sampler.spacing or model.defaults.spacing
+    scale = model.defaults.guidance if guidance is None else guidance
+    plan = Plan(
+        model.denoiser, spacing.grid(model.denoiser.process, steps, shape), sampler,
+        scale if isinstance(scale, Guidance) else model.defaults.guide(float(scale)), Keyed(seed), model.setting(shape),
+    )  # fmt: skip
+    before, after = (model.condition(texts, negative_prompt, size=size) for texts in (befores, afters))
+    code = inverter if isinstance(inverter, Code) else inverter.encode(plan, x0, before)
+    found = decode(plan, code, before, after, editors, progress)
+    return Edits(to_pil(model.decode(found.target)), to_pil(model.decode(found.source)), code, found)
