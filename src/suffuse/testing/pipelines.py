@@ -12,17 +12,17 @@ from .tokenizers import clip_tokenizer, t5_tokenizer
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def _seeded(build: Callable[[], Any], spread: float = 0.3) -> Any:
-    """A module whose weights are large enough that a mistake anywhere shows in the picture."""
-    module = build().eval()
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in module.parameters():
-            if p.ndim > 1:
-                fan = p[0].numel()
-                p.copy_(torch.randn(p.shape, generator=generator) * fan**-0.5)
-            else:
-                p.add_(torch.randn(p.shape, generator=generator) * 0.1 * spread)
+def _seeded(build: Callable[[], Any]) -> Any:
+    """A module of fixed weights, large enough that a mistake anywhere shows in the picture."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(7)
+        module = build().eval()
+        with torch.no_grad():
+            for p in module.parameters():
+                if p.ndim > 1:
+                    p.copy_(torch.randn(p.shape) * p[0].numel() ** -0.5)
+                else:
+                    p.add_(torch.randn(p.shape) * 0.03)
     return module
 
 
