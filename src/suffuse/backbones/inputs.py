@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,15 +32,17 @@ def check_size(x: Tensor, multiple: int, square: bool = False) -> None:
         raise BadInput(f"state of {height}x{width}: this network takes square states only; use {height}x{height}")
 
 
-def beside(x: Tensor, cond: Cond) -> Tensor:
-    """The state with the channels of cond["source"] (B, C, H, W) behind its own, where there is such an entry."""
-    if "source" not in cond:
-        return x
-    source = cond["source"]
-    if source.shape[0] != x.shape[0] or source.shape[2:] != x.shape[2:]:
-        shapes = f"{tuple(source.shape)} and the state {tuple(x.shape)}"
-        raise BadInput(f"cond['source'] has shape {shapes}; they must agree in all but their channels")
-    return torch.cat([x, source.to(x)], 1)
+def beside(x: Tensor, cond: Cond, entries: Sequence[str] = ("source",)) -> Tensor:
+    """The state with the channels of these entries (B, C, H, W) behind its own, of those that the condition has."""
+    parts = [x]
+    for entry in entries:
+        if entry in cond:
+            part = cond[entry]
+            if part.shape[0] != x.shape[0] or part.shape[2:] != x.shape[2:]:
+                shapes = f"{tuple(part.shape)} and the state {tuple(x.shape)}"
+                raise BadInput(f"cond[{entry!r}] has shape {shapes}; they must agree in all but their channels")
+            parts.append(part.to(x))
+    return torch.cat(parts, 1) if len(parts) > 1 else x
 
 
 def without_variance(value: Tensor, x: Tensor) -> Tensor:

@@ -71,20 +71,20 @@ class PlainUNet(Family):
     """UNet without text.
 
     Cond entries: "label" (B,) where it has class embeddings, the last class being the null class; "source"
-    (B, C, H, W) concatenated to the state (super-resolution).
+    (B, C, H, W) concatenated to the state (super-resolution), and behind it "mask" (B, 1, H, W) (inpainting).
 
     Reference: Ho et al., Denoising Diffusion Probabilistic Models, 2006.11239.
     """
 
     name = "PlainUNet"
-    reads = ("label", "source")
+    reads = ("label", "source", "mask")
 
     def accepts(self, net: nn.Module) -> bool:
         return type(net).__name__ == "UNet2DModel"
 
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         label = need(cond, "label", "class labels (B,)") if net.class_embedding is not None else None
-        x_in = _channels(net, beside(x, cond)).to(net.dtype)
+        x_in = _channels(net, beside(x, cond, ("source", "mask"))).to(net.dtype)
         return net(x_in, timestep.to(x.device, torch.float32), class_labels=label, return_dict=False)[0].to(x.dtype)
 
     def blocks(self, net: nn.Module) -> Iterator[Site]:
@@ -106,7 +106,7 @@ def _channels(net: Any, x: Tensor) -> Tensor:
     if x.shape[1] != net.config.in_channels:
         raise BadInput(
             f"state and cond['source'] have {x.shape[1]} channels together, this UNet takes {net.config.in_channels}; "
-            "give a source where the network was trained with one, and none elsewhere"
+            "give a source, and a mask, where the network was trained with one, and none elsewhere"
         )
     return x
 
