@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from ..core.registry import lazy
 
-__getattr__, __dir__ = lazy(__name__, {"Pixels": "pixel", "VAE": "autoencoder"})
+__getattr__, __dir__ = lazy(__name__, {"Pixels": "pixel", "VAE": "autoencoder", "VQ": "vector_quantised"})
