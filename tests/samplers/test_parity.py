@@ -159,7 +159,7 @@ MULTISTEP = [
     (UNI, dict(solver_order=3, solver_type="bh1", **MIN), {}, UniPC(3, variant="bh1")),
 ]
 PLACED = [
-    # of the scheduler, our spacing by its end, steps, kind of prediction; below 15 steps the last ones are of lower order
+    # of the scheduler, our spacing by its end, steps, kind of prediction; below 15 the last ones are of lower order
     (dict(timestep_spacing="linspace"), lambda end: Linear(skip_first=True, end=end), 20, "v_prediction"),
     (dict(timestep_spacing="leading", steps_offset=1), lambda end: Leading(1, skip_first=True, end=end), 8, "epsilon"),
     (dict(timestep_spacing="trailing"), lambda end: Trailing(end=end), 9, "sample"),

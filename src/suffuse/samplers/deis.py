@@ -39,11 +39,8 @@ def _lagrange(variable: Callable[[Gaussian, Coef], Coef]) -> Rule:
         at = variable(process, process.time(Coef(torch.from_numpy(np.sinh(g))))).tensor(len(g)).numpy()
         nodes = [variable(process, Coef(u)).item() for u in (t, *past)]
         finite = [v for v in nodes if math.isfinite(v)]
-
-        def integral(v: float) -> float:
-            return float(measure @ np.prod([(at - o) / (v - o) for o in finite if o != v], 0)) if v in finite else 0.0
-
-        return [integral(v) for v in nodes[1:]]
+        basis = {v: np.prod([(at - o) / (v - o) for o in finite if o != v], axis=0) for v in finite}
+        return [float(measure @ basis[v]) if v in basis else 0.0 for v in nodes[1:]]
 
     return rule
 
@@ -135,11 +132,18 @@ class DEIS(Sampler):
         return [Coef(w[index].reshape(whole.shape[1:])) for w in weights.T]
 
     def _coefficients(self, process: Gaussian, times: tuple[float, ...]) -> list[float]:
+        t, s, *past = times
+        if not past or not _distinct(t, *past):
+            return [0.0] * len(past)
         table = {} if self.table is None else self.table
         if times not in table:
-            t, s, *past = times
-            table[times] = VARIANTS[self.variant](process, t, s, past) if past else []
+            table[times] = VARIANTS[self.variant](process, t, s, past)
         return table[times]
+
+
+def _distinct(*times: float) -> bool:
+    """False for rows that know less than others of their batch, and so use fewer of the past times."""
+    return all(math.isfinite(t) for t in times) and len(set(times)) == len(times)
 
 
 def _aligned(coefs: Sequence[Coef]) -> list[Tensor]:

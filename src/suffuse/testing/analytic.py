@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.cond import Cond
-from ..core.denoiser import EMPTY, Denoiser
+from ..core.denoiser import EMPTY, Denoiser, count_evaluation
 from ..core.prediction import EPS, Affine, Kind, Logits
 from ..core.process import Categorical
 from ..core.process import Gaussian as GaussianProcess
@@ -48,6 +48,7 @@ class GaussianMixture(Denoiser):
         self.register_buffer("log_weights", torch.log(weights.double() / weights.sum()))
 
     def forward(self, x: Tensor, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Affine:
+        count_evaluation()
         t, process = Coef(t), self.process
         assert isinstance(process, GaussianProcess)
         k, n = len(self.means), self.means[0].numel()
@@ -116,6 +117,7 @@ class KnownLaw(Denoiser):
         self.register_buffer("log_probs", torch.log(probs.double() / probs.sum()))
 
     def forward(self, x: Tensor, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Logits:
+        count_evaluation()
         t, process = Coef(t), self.process
         assert isinstance(process, Categorical)
         keep = process.keep(t).tensor(len(x)).reshape(len(x), -1)[:, :1, None]
