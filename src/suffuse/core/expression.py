@@ -162,10 +162,28 @@ def _construct(name: str, arguments: list[Any], keywords: list[tuple[str, Any]])
         if key in given:
             raise BadInput(f"{name}: argument {key!r} is given twice; {known.signature}")
         given[key] = value
+    for argument in known.arguments:
+        if argument.name in given and not _fits(given[argument.name], argument.annotation):
+            raise BadInput(f"{name}({argument.name}={given[argument.name]!r}): give {argument.annotation}")
     missing = [a.name for a in known.arguments if a.default is REQUIRED and a.name not in given]
     if missing:
         raise BadInput(f"{name}: argument {missing[0]!r} is missing; {known.signature}")
     return _called(name, known.target, given)
+
+
+PLAIN: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a literal is of the annotated type; annotations of other than plain types are left to the method."""
+    kinds = annotation.split(" | ")
+    return any(kind not in PLAIN for kind in kinds) or type(value) in {t for kind in kinds for t in PLAIN[kind]}
 
 
 def _operate(name: str, arguments: list[Any], keywords: list[tuple[str, Any]]) -> Any:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from .call import Binding, Call, Frame, stack, using
 from .errors import Refused
 from .memory import Rows, rows_of
-from .patch import Adapter, Patch
+from .patch import Adapter, Patch, Wrapped
 from .site import sites_of
 
 
@@ -121,6 +121,10 @@ def bind(item: Patch | Adapter, net: Any) -> Binding:
         handlers = {by_name[n].module: (by_name[n], part) for n, part in zip(item.names, item.parts, strict=True)}
         binding = Binding(item.patch, handlers, item)
     else:
+        if type(item).make is not Patch.make and not isinstance(item, Wrapped):
+            raise Refused(
+                f"{item}: has parameters, which a value cannot hold; make an adapter of it with .on(denoiser)"
+            )
         binding = Binding(item, {s.module: (s, None) for s in item.sites(sites)})
     for module in binding.handlers:
         if module is not None:
