@@ -145,7 +145,7 @@ def test_any_text_is_a_value_or_bad_input(text):
         ("ToyHook()", "argument 'every' is missing"),
         ("ToyHook(0)", "every: 0 is not a period"),
         ("ToyHook(-1)", "ToyHook: every must be positive; see `suffuse info ToyHook`"),
-        ("ToyHook('a')", "ToyHook: .*not supported"),
+        ("ToyHook('a')", r"ToyHook\(.*='a'\): give "),
         ("toy_task()", "toy_task is a task"),
         ("ToyGuidance(", "was never closed at column"),
         ("", "write it like"),
