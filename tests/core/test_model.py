@@ -107,6 +107,12 @@ def test_callback(model: Model) -> None:
     out = model.generate(PROMPTS[0], callback_on_step_end=callback, **HOW)
     assert seen == [(0, 751), (1, 501), (2, 251), (3, 1)]
     assert not out.latents.any()
+    assert out.recipes[0]["lost"] == ["callback_on_step_end"]
+
+
+def test_callback_that_only_looks(model: Model) -> None:
+    out = model.generate(PROMPTS[0], steps=2, callback_on_step_end=lambda pipe, step, timestep, values: values)
+    assert torch.equal(out.latents, model.generate(PROMPTS[0], steps=2).latents) and "lost" not in out.recipes[0]
 
 
 def test_progress(model: Model) -> None:

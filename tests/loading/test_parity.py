@@ -130,6 +130,18 @@ def test_sd3_without_t5(tmp_path: Path) -> None:
     assert close(out.latents, stock(pipe, "sd3", z, "latent"))
 
 
+def test_latent_consistency(written: Any) -> None:
+    """Noise is drawn in every step; the scale is an input of the network."""
+    pipe, _, model = written("lcm")
+    seeded = torch.Generator().manual_seed
+    theirs = pipe(
+        PROMPTS, num_inference_steps=4, guidance_scale=SCALE, generator=seeded(3), output_type="latent"
+    ).images
+    ours = model.generate(PROMPTS, steps=4, guidance=SCALE, generator=seeded(3))
+    assert close(ours.latents, theirs)
+    assert ours.nfe.tolist() == [4, 4] and ours.recipes[0]["guidance"] == "Embedded(w=4.0)"
+
+
 def test_classes(written: Any) -> None:
     pipe, _, model = written("dit")
     seeded = torch.Generator().manual_seed

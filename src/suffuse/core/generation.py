@@ -29,15 +29,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepEnd(Hook):
-    """diffusers' callback: function(model, step, timestep, {"latents": x}) after every step; may return latents."""
+    """diffusers' callback: function(model, step, timestep, {"latents": x}) after every step; may return latents.
+
+    Args:
+        function: the callback.
+        model: what it is told.
+        changed: called where it returns other latents than it was given.
+    """
 
     function: Callable[[Any, int, float, dict[str, Value]], Mapping[str, Value] | None]
     model: Any
+    changed: Callable[[], None]
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         out = step(x, at)
-        changed = self.function(self.model, at.i, at.process.timestep(at.t).item(), {"latents": out})
-        return (changed or {}).get("latents", out)
+        returned = self.function(self.model, at.i, at.process.timestep(at.t).item(), {"latents": out}) or {}
+        if returned.get("latents", out) is not out:
+            self.changed()
+        return returned.get("latents", out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +124,7 @@ class Generation:
         latents: start states, or None.
         shape: (C, h, w) of one state.
         batch: pictures made at once.
+        callback: diffusers' callback, or None.
     """
 
     model: Model
@@ -134,6 +144,7 @@ class Generation:
     shape: tuple[int, ...]
     batch: int
     progress: Callable[[Step], None] | None
+    callback: Callable[..., Mapping[str, Value] | None] | None
 
     def run(self) -> Images:
         """Make them, `batch` at a time."""
@@ -142,21 +153,23 @@ class Generation:
         latents: list[Tensor] = []
         nfe: list[Tensor] = []
         pictures: list[Image.Image] = []
+        lost: list[str] = []
+        hooks = self._hooks(lambda: lost.append("callback_on_step_end"))
         for part in self._parts():
             start, cond = self._start(part)
             result = sample(
                 self.model.denoiser, start, sampler=self.sampler, grid=self.grid, cond=cond, guidance=self.guidance,
-                patches=self.patches, hooks=self._hooks, noise=self.noise, samples=self.ids[part],
+                patches=self.patches, hooks=hooks, noise=self.noise, samples=self.ids[part],
                 setting=self.model.setting(self.shape), progress=self.progress,
             )  # fmt: skip
             pixels = self.model.decode(result.x)
             pictures += to_pil(pixels if self.source is None else self.source[part].composite(pixels))
             latents.append(result.x)
             nfe.append(result.nfe)
-        return Images(pictures, torch.cat(latents), torch.cat(nfe), self.recipes())
+        return Images(pictures, torch.cat(latents), torch.cat(nfe), self.recipes(lost[:1]))
 
-    def recipes(self) -> list[Recipe]:
-        """What rebuilds each picture."""
+    def recipes(self, lost: list[str]) -> list[Recipe]:
+        """What rebuilds each picture; `lost` is what happened in the run that a recipe cannot hold."""
         source, factor = self.source, self.model.codec.space.factor
         shared = recipe(
             parts={
@@ -175,6 +188,7 @@ class Generation:
                 "width": self.shape[2] * factor,
                 "strength": None if source is None else source.strength,
             },
+            lost=lost,
         )
 
         def own(row: int) -> Recipe:
@@ -210,7 +224,8 @@ class Generation:
         like = torch.zeros(len(self.ids[part]), *self.shape, device=self.model.device)
         return Start(first, lambda process: process.prior(like)), cond
 
-    @property
-    def _hooks(self) -> Sequence[Hook]:
+    def _hooks(self, changed: Callable[[], None]) -> list[Hook]:
+        """The callback around all, what keeps the masked part innermost."""
+        first = [] if self.callback is None else [StepEnd(self.callback, self.model, changed)]
         keeps = self.source is not None and self.source.mask is not None and self.model.defaults.inpainting
-        return [*self.hooks, keeps] if keeps else self.hooks
+        return [*first, *self.hooks, *([keeps] if keeps else [])]

@@ -22,7 +22,7 @@ from .denoiser import Denoiser, Network, View
 from .engine import Result, Run, sample
 from .errors import BadInput
 from .fingerprint import fingerprint, version
-from .generation import Generation, Source, StepEnd
+from .generation import Generation, Source
 from .grid import Spacing
 from .noise import Noise
 from .plugin import Plugin, Prompt, Setting
@@ -191,10 +191,9 @@ class Model:
             if isinstance(part, Plugin)
             for k, p in part.prompts().items()
         }
-        hooks = [*([StepEnd(callback_on_step_end, self)] if callback_on_step_end else []), *hooks]
         return Generation(
             model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
-            patches=patches, hooks=hooks, shape=shape, progress=progress,
+            patches=patches, hooks=hooks, shape=shape, progress=progress, callback=callback_on_step_end,
             cond=self.conditioner.encode(prompts, negatives, others=others, size=size, truncate=truncate),
             ids=identities(samples, len(prompts)),
             grid=spacing.grid(self.denoiser.process, steps, shape),

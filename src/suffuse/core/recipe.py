@@ -14,17 +14,18 @@ from .errors import BadInput
 Recipe = Mapping[str, Any]
 
 
-def recipe(*, parts: Mapping[str, Any], plain: Mapping[str, Any]) -> Recipe:
+def recipe(*, parts: Mapping[str, Any], plain: Mapping[str, Any], lost: Sequence[str] = ()) -> Recipe:
     """A recipe; what is None or empty is left out.
 
     Args:
         parts: plug-ins or lists of them, said as expressions. One that an expression cannot say (it holds tensors or
             functions) is listed under "lost", and the recipe does not rebuild the picture.
         plain: everything else, as JSON can hold it.
+        lost: what else it cannot hold.
     """
-    lost: list[str] = []
-    said = {name: _say(name, part, lost) for name, part in parts.items()}
-    whole = {**plain, **said, "lost": lost, "versions": dict(versions())}
+    unsaid = [*lost]
+    said = {name: _say(name, part, unsaid) for name, part in parts.items()}
+    whole = {**plain, **said, "lost": unsaid, "versions": dict(versions())}
     return {k: v for k, v in whole.items() if v is not None and v != []}
 
 

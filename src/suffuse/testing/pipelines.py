@@ -143,6 +143,23 @@ def stable_diffusion_2() -> Any:
     )
 
 
+def latent_consistency() -> Any:
+    """LCM Dreamshaper in miniature: the guidance scale is an input of the network."""
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    tokenizer = clip_tokenizer()
+    return LatentConsistencyModelPipeline(
+        vae=autoencoder(),
+        unet=text_unet(time_cond_proj_dim=8),
+        tokenizer=tokenizer,
+        text_encoder=clip_encoder(tokenizer),
+        scheduler=LCMScheduler(**TABLE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 def inpainting() -> Any:
     """SD1.5's inpainting model in miniature: a UNet of nine channels."""
     from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
@@ -345,6 +362,7 @@ def pixels() -> Any:
 PIPELINES: Mapping[str, Callable[[], Any]] = {
     "sd1": stable_diffusion,
     "sd2": stable_diffusion_2,
+    "lcm": latent_consistency,
     "sdxl": stable_diffusion_xl,
     "sd3": stable_diffusion_3,
     "flux": flux,
