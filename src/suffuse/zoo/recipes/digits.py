@@ -19,6 +19,7 @@ from ...training import EMA, Batch, Log, Phase, Trainer, WarmupDecay
 from ...training.denoising import Denoising
 from ...training.muon import Muon
 from ...training.sources import permutation
+from .folder import half, write
 
 CLASSES = 10
 NULL = CLASSES
@@ -79,8 +80,8 @@ def build(
     shard: tuple[int, int] = (0, 1),
     report: Callable[[Log], None] = print,
 ) -> None:
-    """Train the model and write it to `folder`/model; checkpoints in `folder`/run are resumed."""
-    folder = Path(folder)
+    """Train the model and write it to `folder`/digits/model; checkpoints in `folder`/digits/run are resumed."""
+    folder = Path(folder) / "digits"
     run = trainer(seed, device)
     for log in run.fit(source, steps, shard=shard, folder=folder / "run", save_every=500):
         report(log)
@@ -100,4 +101,4 @@ def export(run: Trainer, folder: str | Path) -> None:
         clip_sample=False,
         timestep_spacing="trailing",
     )
-    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder)
+    write(DDPMPipeline(unet=half(unet), scheduler=scheduler), folder)

@@ -20,6 +20,7 @@ from ...processes.continuous import Flow
 from ...training import EMA, Batch, Log, Phase, Trainer, WarmupDecay
 from ...training.denoising import Denoising, LogitNormal
 from ...training.muon import Muon
+from .folder import half, write
 from .latents import Encoders, Latents
 
 LONGEST = 256
@@ -111,25 +112,24 @@ def trainer(seed: int = 0, device: str = "cpu") -> Trainer:
 
 def build(
     folder: str | Path,
-    encoders: Encoders,
     steps: int = 20000,
     *,
-    latents: str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
     report: Callable[[Log], None] = print,
 ) -> None:
-    """Train the transformer and write the pipeline to `folder`/model; checkpoints in `folder`/run are resumed.
+    """Train what is missing in `folder`, the transformer last, and write the pipeline to `folder`/flow/model.
 
-    Latents are kept in `latents`, which may be those of `shapes`; `folder`/latents unless given.
+    Encoders and latents are those of `shapes` where they are there. Checkpoints are resumed.
     """
     folder = Path(folder)
-    source = TwoEncoders(Latents(encoders, Path(latents or folder / "latents"), ("hidden", "pooled"), seed=seed))
+    encoders = Encoders.ready(folder, device=device, seed=seed, shard=shard, report=report)
+    source = TwoEncoders(Latents(encoders, folder / "latents", ("hidden", "pooled"), seed=seed))
     run = trainer(seed, device)
-    for log in run.fit(source, steps, shard=shard, folder=folder / "run", save_every=500):
+    for log in run.fit(source, steps, shard=shard, folder=folder / "flow" / "run", save_every=500):
         report(log)
-    export(run, encoders, folder / "model")
+    export(run, encoders, folder / "flow" / "model")
 
 
 def export(run: Trainer, encoders: Encoders, folder: str | Path) -> None:
@@ -138,15 +138,16 @@ def export(run: Trainer, encoders: Encoders, folder: str | Path) -> None:
     assert isinstance(ema, Network)
     transformer = network()
     transformer.load_state_dict(ema.net.state_dict())
+    text = half(encoders.text)
     pipeline = StableDiffusion3Pipeline(
-        transformer=transformer,
+        transformer=half(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=encoders.vae,
-        text_encoder=encoders.text,
+        vae=half(encoders.vae),
+        text_encoder=text,
         tokenizer=encoders.tokenizer,
-        text_encoder_2=encoders.text,
+        text_encoder_2=text,
         tokenizer_2=encoders.tokenizer,
         text_encoder_3=None,
         tokenizer_3=None,
     )
-    pipeline.save_pretrained(folder)
+    write(pipeline, folder)

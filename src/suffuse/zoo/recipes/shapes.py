@@ -20,6 +20,7 @@ from ...processes.tables import Table
 from ...training import EMA, Log, Phase, Trainer, WarmupDecay
 from ...training.denoising import Denoising, Times
 from ...training.muon import Muon
+from .folder import half, write
 from .latents import Encoders, Latents
 
 
@@ -75,24 +76,24 @@ def trainer(seed: int = 0, device: str = "cpu") -> Trainer:
 
 def build(
     folder: str | Path,
-    encoders: Encoders,
-    steps: int = 20000,
+    steps: int = 15000,
     *,
     device: str = "cpu",
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
     report: Callable[[Log], None] = print,
 ) -> None:
-    """Train the denoiser on latents kept in `folder`/latents and write the pipeline to `folder`/model.
+    """Train what is missing in `folder`, the denoiser last, and write the pipeline to `folder`/shapes/model.
 
-    Checkpoints in `folder`/run are resumed; a longer run may continue one that has not begun its decay.
+    Checkpoints are resumed; a longer run may continue one that has not begun its decay.
     """
     folder = Path(folder)
+    encoders = Encoders.ready(folder, device=device, seed=seed, shard=shard, report=report)
     run = trainer(seed, device)
     source = Latents(encoders, folder / "latents", seed=seed)
-    for log in run.fit(source, steps, shard=shard, folder=folder / "run", save_every=500):
+    for log in run.fit(source, steps, shard=shard, folder=folder / "shapes" / "run", save_every=500):
         report(log)
-    export(run, encoders, folder / "model")
+    export(run, encoders, folder / "shapes" / "model")
 
 
 def export(run: Trainer, encoders: Encoders, folder: str | Path) -> None:
@@ -102,7 +103,7 @@ def export(run: Trainer, encoders: Encoders, folder: str | Path) -> None:
     unet = network()
     unet.load_state_dict(ema.net.state_dict())
     text = CLIPTextModel(encoders.text.config)
-    text.load_state_dict({k: v for k, v in encoders.text.state_dict().items() if k.startswith("text_model.")})
+    text.load_state_dict(encoders.text.text_model.state_dict())
     table = Table()
     scheduler = DDIMScheduler(
         num_train_timesteps=table.N,
@@ -116,13 +117,13 @@ def export(run: Trainer, encoders: Encoders, folder: str | Path) -> None:
         timestep_spacing="trailing",
     )
     pipeline = StableDiffusionPipeline(
-        vae=encoders.vae,
-        text_encoder=text,
+        vae=half(encoders.vae),
+        text_encoder=half(text),
         tokenizer=encoders.tokenizer,
-        unet=unet,
+        unet=half(unet),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder)
+    write(pipeline, folder)

@@ -34,6 +34,7 @@ from ...world import (
 )
 from ...world.languages import plural
 from ...world.scene import generator
+from .folder import save_vocabulary
 
 LENGTH = 32
 """Tokens of a prompt; the longest caption takes 29."""
@@ -96,12 +97,6 @@ def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
         else:
             merged.append(piece)
     return tuple(merged)
-
-
-def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | Path) -> None:
-    """Write a tokenizer as transformers does, with vocab.json and merges.txt for readers that know only those."""
-    tokenizer.save_pretrained(folder)
-    tokenizer.backend_tokenizer.model.save(str(folder))
 
 
 def network(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
@@ -265,6 +260,7 @@ def build(
     for log in trainer.fit(Captions(tokenizer, seed=seed), steps, shard=shard, folder=folder / "run", save_every=250):
         report(log)
     encoder = encoder.cpu().eval()
-    save_tokenizer(tokenizer, folder / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    save_vocabulary(tokenizer, folder / "tokenizer")
     encoder.save_pretrained(folder / "text_encoder")
     return tokenizer, encoder
