@@ -22,9 +22,11 @@ __getattr__, __dir__ = lazy(
         "DensityCoverage": "precision_recall",
         "PrecisionRecall": "precision_recall",
         "ReaderAccuracy": "reader_accuracy",
+        "ReaderDistance": "reader_distance",
         "Reference": "reference",
         "evaluate": "report",
         "Estimate": "statistics",
+        "StructureDistance": "structure",
         "paired": "timing",
     },
 )

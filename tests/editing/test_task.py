@@ -1,0 +1,101 @@
+"""`edit` on whole models: prompts and pictures in, pictures out."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from suffuse.core.errors import BadInput, Refused
+from suffuse.editing import DirectInversion, LocalBlend, MasaCtrl, PromptToPrompt, SDEdit, edit, edit_direction
+from suffuse.images import to_tensor
+from suffuse.loading.pipelines import assemble
+from suffuse.testing import pipelines
+
+
+@cache
+def model(kind="stable_diffusion"):
+    pipe = getattr(pipelines, kind)()
+    return assemble(
+        type(pipe).__name__, pipe.components, {"_class_name": type(pipe.scheduler).__name__, **pipe.scheduler.config}
+    )
+
+
+def picture(k=0, size=64):
+    return torch.rand(3, size, size, generator=torch.Generator().manual_seed(k)) * 2 - 1
+
+
+def changed(**more):
+    return edit(model(), picture(), "a red circle", "a blue circle", **{"steps": 4, "guidance": 3.0, **more})
+
+
+def test_a_picture_is_edited_and_reconstructed():
+    out = changed()
+    x0 = model().encode(picture())
+    assert len(out.images) == 1 and out.images[0].size == (64, 64)
+    assert float((out.decoded.source - x0).abs().max()) < 1e-5
+    assert not torch.allclose(out.decoded.target, x0, atol=1e-2)
+    assert out.decoded.nfe.tolist() == [4 * 4]
+
+
+def test_the_prompts_words_are_found_by_the_models_own_tokenizer():
+    """A blend of the only changed word, from the tokenizer's spans, is not the plain edit."""
+    plain, blended = changed(), changed(editors=[PromptToPrompt(), LocalBlend(threshold=0.99)])
+    assert not torch.equal(plain.decoded.target, blended.decoded.target)
+
+
+def test_a_code_edits_again_without_the_picture():
+    first = changed()
+    again = edit(model(), None, "a red circle", "a blue circle", inverter=first.code, steps=4, guidance=3.0)
+    assert torch.equal(again.decoded.target, first.decoded.target)
+    other = edit(model(), None, "a red circle", "a blue square", inverter=first.code, steps=4, guidance=5.0)
+    assert torch.allclose(other.decoded.source, first.decoded.source, atol=1e-5)
+
+
+def test_several_pictures_at_once_are_what_they_are_alone():
+    images = torch.stack([picture(0), picture(1)])
+    both = edit(model(), images, ["a red circle"] * 2, ["a blue circle", "a blue square"], steps=3)
+    alone = edit(model(), picture(1), "a red circle", "a blue square", steps=3)
+    assert torch.allclose(both.decoded.target[1:], alone.decoded.target, atol=1e-3)
+
+
+def test_files_and_pil_images_go_in(tmp_path):
+    out = changed(steps=2)
+    out.images[0].save(tmp_path / "a.png")
+    again = edit(model(), tmp_path / "a.png", "a red circle", "a blue circle", steps=2)
+    assert torch.equal(to_tensor(tmp_path / "a.png"), to_tensor(out.images[0])) and len(again.images) == 1
+
+
+def test_masactrl_on_stable_diffusion_3():
+    out = edit(model("stable_diffusion_3"), picture(), "a red circle", "a red square", steps=3, guidance=3.0,
+               editors=[MasaCtrl(0.0, 0.0)])  # fmt: skip
+    x0 = model("stable_diffusion_3").encode(picture())
+    assert float((out.decoded.source - x0).abs().max()) < 1e-5
+    assert torch.isfinite(out.decoded.target).all()
+
+
+def test_seeds_matter_to_sdedit_alone():
+    assert torch.equal(changed(seed=1).decoded.target, changed(seed=2).decoded.target)
+    assert not torch.equal(*(changed(inverter=SDEdit(0.5), seed=s).decoded.target for s in (1, 2)))
+
+
+def test_an_edit_direction_is_a_difference_of_prompts():
+    direction = edit_direction(model(), ["a red circle", "a red square"], ["a blue circle", "a blue square"])
+    a, b = model().condition(["a red circle", "a red square"]), model().condition(["a blue circle", "a blue square"])
+    assert torch.allclose(direction, (b["text"] - a["text"]).mean(0), atol=1e-6)
+
+
+def test_arguments_that_do_not_match():
+    with pytest.raises(BadInput, match="1 and 2 prompts for 1 pictures"):
+        edit(model(), picture(), "a red circle", ["a", "b"])
+    with pytest.raises(BadInput, match="give pictures with an inverter, or None with a code"):
+        edit(model(), None, "a red circle", "a blue circle")
+    with pytest.raises(BadInput, match="give pictures with an inverter, or None with a code"):
+        changed(inverter=changed(steps=1).code)
+    with pytest.raises(Refused, match="fitted for times"):
+        edit(model(), None, "a red circle", "a blue circle", inverter=changed(steps=2).code, steps=3)
+    with pytest.raises(Refused, match="no cross-attention"):
+        edit(
+            model("stable_diffusion_3"), picture(), "a red circle", "a blue circle", steps=2, inverter=DirectInversion()
+        )
