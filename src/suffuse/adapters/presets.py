@@ -23,7 +23,7 @@ def _transformers(net: Sites) -> list[Site]:
 
 PRESETS: dict[str, Callable[[Sites], list[Site]]] = {
     "full": list,
-    "full-lin": lambda net: [s for s in net if s.kind != "conv"],
+    "full-lin": lambda net: [s for s in net if s.kind in ("linear", "norm")],
     "attn-mlp": _transformers,
     "attn-only": lambda net: _inside(net, net.attention()),
     "cross-attn-only": lambda net: _inside(net, net.attention("cross")),
