@@ -107,6 +107,12 @@ class Affine(Prediction):
         z, value, det = self._solution
         return combine((self.a / det, value), (-self.row[0] / det, z))
 
+    def combined(self, c_x: Coef, c_e: Coef) -> Value:
+        """c_x x0 + c_e eps, from state and output at once: what a step to another time needs of both."""
+        kx, ke, _ = self.row
+        z, value, det = self._solution
+        return combine(((c_x * ke - c_e * kx) / det, z), ((c_e * self.a - c_x * self.s) / det, value))
+
     @property
     def score(self) -> Value:
         """Gradient of log q(x_t), -eps / s."""

@@ -110,11 +110,11 @@ class Gaussian(Process):
         """N(alpha_s x0 + b_s + sqrt(sigma_s^2 - std^2) eps, std^2) with std = eta reverse_std(t, s)."""
         b = self.offset(s)
         if eta == 0.0:
-            mean: Value = combine((self.alpha(s), p.x0), (self.sigma(s), p.eps))
+            mean = p.combined(self.alpha(s), self.sigma(s))
             return Delta(mean if b is None else mean + b)
         std = eta * self.reverse_std(t, s)
         left = self.sigma(s) * self.sigma(s) - std * std
-        mean = combine((self.alpha(s), p.x0), (sqrt(where(left > 0.0, left, 0.0)), p.eps))
+        mean = p.combined(self.alpha(s), sqrt(where(left > 0.0, left, 0.0)))
         return Normal(mean if b is None else mean + b, std)
 
     def predict(self, x: Value, t: Coef, value: Value, kind: Kind) -> Affine:

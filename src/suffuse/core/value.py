@@ -331,7 +331,8 @@ def combine(*terms: tuple[Any, Value]) -> Value:
     c, x = terms[0]
     if isinstance(x, Tree):
         return Tree({k: combine(*((c[k] if isinstance(c, Tree) else c, v[k]) for c, v in terms)) for k in x})
-    out = x * Coef(c).to(x)
+    factor = Coef(c).to(x)
+    out = x if isinstance(factor, float) and factor == 1.0 else x * factor
     for c, v in terms[1:]:
         factor = Coef(c).to(v)
         out = torch.add(out, v, alpha=factor) if isinstance(factor, float) else torch.addcmul(out, factor, v)
