@@ -130,6 +130,23 @@ def test_sd3_without_t5(tmp_path: Path) -> None:
     assert close(out.latents, stock(pipe, "sd3", z, "latent"))
 
 
+def test_pixart_that_is_told_the_size(tmp_path: Path) -> None:
+    """The model of 1024 pixels, written under the class names of its release."""
+    pipe = pipelines.pixart_alpha(side=128)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path)
+    for file, changes in (
+        ("model_index.json", {"transformer": ["diffusers", "Transformer2DModel"]}),
+        ("transformer/config.json", {"_class_name": "Transformer2DModel"}),
+    ):
+        path = tmp_path / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    z, model = start(), suffuse.load(tmp_path)
+    out = model.generate(PROMPTS, negative_prompt=NEGATIVE, latents=z, steps=STEPS, guidance=SCALE, height=32, width=32)
+    assert close(out.latents, stock(pipe, "pixart-alpha", z, "latent"))
+    assert model.defaults.size == (512, 512) and "resolution" in model.condition("photo")
+
+
 def test_latent_consistency(written: Any) -> None:
     """Noise is drawn in every step; the scale is an input of the network."""
     pipe, _, model = written("lcm")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import suffuse
 from suffuse.core.errors import Damaged
 from suffuse.core.model import Model
-from suffuse.loading import prediction_kind, single_file
+from suffuse.loading import prediction_kind, shapes, single_file
 from suffuse.testing import original_layout, pipelines
 
 
@@ -117,3 +117,47 @@ def test_asking_what_a_network_predicts(
     fixed = Fixed(answer)
     monkeypatch.setattr(type(model.denoiser.family), "call", lambda self, net, x, t, cond: fixed(x))
     assert prediction_kind.predicts_noise(model) is noise
+
+
+RELEASED: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    },
+    "sd2": {
+        "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, "use_linear_projection": True,
+    },
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "use_linear_projection": True,
+        "transformer_layers_per_block": [1, 2, 10], "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
+"""What the configurations of the released UNets say beyond diffusers' defaults."""
+
+
+@pytest.mark.parametrize("name", list(RELEASED))
+def test_sizes_of_the_released_models(name: str) -> None:
+    """Read off the full-size networks, on the meta device, which holds shapes and no numbers."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    with torch.device("meta"):
+        net = UNet2DConditionModel(**RELEASED[name])
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4,
+        )  # fmt: skip
+        found = UNet2DConditionModel(**shapes.unet(original_layout.unet(net), 64, 1280 if name == "sdxl" else None))
+        same = AutoencoderKL(**shapes.vae(original_layout.vae(vae), 0.18215))
+    for ours, theirs in ((found, net), (same, vae)):
+        assert {k: v.shape for k, v in ours.state_dict().items()} == {
+            k: v.shape for k, v in theirs.state_dict().items()
+        }
+    heads = [m.heads for m in found.modules() if type(m).__name__ == "Attention"]
+    assert heads == [m.heads for m in net.modules() if type(m).__name__ == "Attention"]

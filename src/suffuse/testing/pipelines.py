@@ -279,9 +279,9 @@ def _pixart_transformer(side: int) -> Any:
             in_channels=4,
             out_channels=8,
             num_layers=2,
-            attention_head_dim=8,
+            attention_head_dim=12,
             num_attention_heads=2,
-            cross_attention_dim=16,
+            cross_attention_dim=24,
             caption_channels=32,
             norm_type="ada_norm_single",
             use_additional_conditions=side == 128,
@@ -289,8 +289,8 @@ def _pixart_transformer(side: int) -> Any:
     )
 
 
-def pixart_alpha() -> Any:
-    """PixArt-alpha in miniature: T5 with a mask, learned variance."""
+def pixart_alpha(side: int = 8) -> Any:
+    """PixArt-alpha in miniature: T5 with a mask, learned variance; with `side` 128 it is told the picture's size."""
     from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
 
     tokenizer = t5_tokenizer()
@@ -298,7 +298,7 @@ def pixart_alpha() -> Any:
         tokenizer=tokenizer,
         text_encoder=t5_encoder(tokenizer),
         vae=autoencoder(),
-        transformer=_pixart_transformer(8),
+        transformer=_pixart_transformer(side),
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
     )
 
