@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from suffuse.core.registry import method
 
-from .pictures import Pictures
-from .scores import Scored
+from .scores import PairDistance
 from .weights import load_into, read_weights
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -93,7 +92,7 @@ def _load(backbone: str, linear: str) -> tuple[Perceptual, str]:
 
 @method(tags=("metric",))
 @dataclass(frozen=True)
-class LPIPS(Scored):
+class LPIPS(PairDistance):
     """Learned perceptual distance of each picture to its reference, version 0.1, at the pictures' own size.
 
     Tensor names are those of the released files. They are written from knowledge of those files, which this project's
@@ -117,8 +116,5 @@ class LPIPS(Scored):
     def protocol(self) -> str:
         return f"version 0.1, {_load(self.backbone, self.linear)[1]}, at the pictures' own size"
 
-    def score(self, pictures: Pictures) -> Tensor:
-        pictures.pairs(self.name)
-        net, _ = _load(self.backbone, self.linear)
-        with torch.no_grad():
-            return net(pictures.images.float(), pictures.references.float())  # type: ignore[union-attr]
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        return _load(self.backbone, self.linear)[0](first, second)

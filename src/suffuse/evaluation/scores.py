@@ -45,3 +45,17 @@ class Scored(Metric):
     def result(self, state: Scores) -> Mapping[str, Estimate]:
         values = torch.cat(state).numpy() if state else ()
         return {self.name: statistics.mean(values).under(f"{self.protocol}; mean and bootstrap over pictures")}
+
+
+class PairDistance(Scored):
+    """A score that is a distance of each picture to its reference, and differentiable: a training loss as well."""
+
+    @abstractmethod
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """(B,) of pictures (B, 3, H, W) in [-1, 1]."""
+
+    def score(self, pictures: Pictures) -> Tensor:
+        pictures.pairs(self.name)
+        assert pictures.references is not None
+        with torch.no_grad():
+            return self.distance(pictures.images.float(), pictures.references.float())
