@@ -8,7 +8,11 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Bicubic": "degradation",
+        "Degradation": "degradation",
+        "Degraded": "degradation",
         "Holes": "degradation",
+        "Pairs": "degradation",
+        "PerceptualLoss": "perceptual",
         "ResShift": "resshift",
         "Restorer": "restorer",
     },

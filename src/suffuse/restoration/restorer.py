@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..core.cond import Cond
+from ..codecs.pixel import Pixels
+from ..core.codec import Codec
 from ..core.denoiser import Denoiser
 from ..core.engine import sample
 from ..core.errors import BadInput
-from ..core.noise import Noise
+from ..core.noise import Keyed, Noise
 from ..core.registry import method
 from ..core.step import Sampler
 from ..samplers.ancestral import DDPM
-from .degradation import enlarge
+from .degradation import condition, enlarge
+from .tiling import Box, Cut, by_tiles
 
 
 @method(paper="resshift")
@@ -23,56 +26,85 @@ from .degradation import enlarge
 class Restorer:
     """Degraded pictures in, restored ones out: super-resolution, inpainting, faces; large pictures tile by tile.
 
-    The start is the process's prior, which for ResShift is y + kappa sqrt(eta_T) eps.
+    The start is the process's prior, which for `ResShift` is y + kappa sqrt(eta_T) eps. Any other conditional denoiser
+    will do: a DDPM that reads "source" starts from noise.
 
     Args:
-        denoiser: reads "source" (and "mask" (B, 1, H, W), 1 where known, for inpainting).
-        scale: enlargement; 1 where the input already has its size.
+        denoiser: reads "source", and "mask" for inpainting.
+        codec: between pictures and states.
+        scale: enlargement, a whole number; 1 where the input already has its size.
         sampler: default the process's own posterior.
         steps: for processes without times of their own.
-        tile, overlap: side of the tiles and their overlap, in output pixels; None is the whole picture at once.
+        tile, overlap: side of the tiles and their overlap, in output pixels and multiples of what the codec shrinks by;
+            None is the whole picture at once.
+
+    Example:
+        >>> restored = Restorer(denoiser, scale=4)(low_resolution)
+        >>> restored = Restorer(denoiser)(pictures_with_holes, mask=known)
+        >>> restored = Restorer(denoiser, scale=4, tile=256, overlap=64)(low_resolution)
     """
 
     denoiser: Denoiser
+    codec: Codec = field(default_factory=Pixels)
     scale: int = 1
     sampler: Sampler = DDPM()
     steps: int = 25
     tile: int | None = None
     overlap: int = 16
 
-    def __call__(self, pictures: Tensor, *, mask: Tensor | None = None, noise: Noise | int = 0) -> Tensor:
-        """Restore pictures (B, C, h, w) in [-1, 1]; returns (B, C, scale h, scale w).
+    def __post_init__(self) -> None:
+        factor = self.codec.space.factor
+        if self.tile is not None and (self.tile % factor or self.overlap % factor):
+            raise BadInput(f"tile={self.tile}, overlap={self.overlap}: this codec shrinks by {factor}; give multiples")
+        if self.scale < 1:
+            raise BadInput(f"scale={self.scale}: give a whole number, 1 or more")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        pictures: Tensor,
+        *,
+        mask: Tensor | None = None,
+        noise: Noise | int = 0,
+        samples: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Restore pictures (B, C, h, w) in [-1, 1]; returns (B, C, scale h, scale w) in [-1, 1].
 
         Args:
             pictures: degraded.
-            mask: (B, 1, H, W), 1 where known; the known part is returned unchanged.
+            mask: (B, 1, scale h, scale w), 1 where known; the known part is returned unchanged.
             noise: Noise or seed.
+            samples: identity of each row for the noise; default 0, 1, 2, ...
+
+        Raises:
+            BadInput: pictures or mask of another shape.
         """
         if pictures.ndim != 4:
-            raise BadInput(f"pictures of shape {tuple(pictures.shape)}: give a batch (B, C, H, W) with values in [-1, 1]")
+            shape = tuple(pictures.shape)
+            raise BadInput(f"pictures of shape {shape}: give a batch (B, C, H, W) with values in [-1, 1]")
         y = enlarge(pictures, self.scale) if self.scale > 1 else pictures
-        x = self._run(y, mask, noise) if self.tile is None else self._tiled(y, mask, noise)
-        return x if mask is None else mask * y + (1 - mask) * x
+        if mask is not None and mask.shape != (len(y), 1, *y.shape[2:]):
+            raise BadInput(f"mask of shape {tuple(mask.shape)}: give ({len(y)}, 1, {y.shape[2]}, {y.shape[3]})")
+        noise = Keyed(noise) if isinstance(noise, int) else noise
+        samples = range(len(y)) if samples is None else samples
 
-    def _run(self, y: Tensor, mask: Tensor | None, noise: Noise | int) -> Tensor:
-        cond = Cond({"source": y} if mask is None else {"source": y, "mask": mask})
-        return sample(self.denoiser, tuple(y.shape), sampler=self.sampler, steps=self.steps, cond=cond, noise=noise).x
+        def run(box: Box) -> Tensor:
+            return self._run(box.of(y), None if mask is None else box.of(mask), self._cut(noise, y, box), samples)
 
-    def _tiled(self, y: Tensor, mask: Tensor | None, noise: Noise | int) -> Tensor:
-        """Overlapping tiles, blended with a Gaussian window."""
-        side, step = self.tile or 0, (self.tile or 0) - self.overlap
-        if step <= 0:
-            raise BadInput(f"tile={self.tile}, overlap={self.overlap}: a tile must be larger than the overlap")
-        height, width = y.shape[-2:]
-        tops = sorted({min(t, max(height - side, 0)) for t in range(0, height, step)})
-        lefts = sorted({min(t, max(width - side, 0)) for t in range(0, width, step)})
-        grid = torch.linspace(-1, 1, min(side, height)), torch.linspace(-1, 1, min(side, width))
-        window = torch.exp(-2 * (grid[0][:, None] ** 2 + grid[1][None] ** 2)).to(y)
-        total, weight = torch.zeros_like(y), torch.zeros_like(y[:, :1])
-        for top in tops:
-            for left in lefts:
-                box = (..., slice(top, top + side), slice(left, left + side))
-                part = self._run(y[box], None if mask is None else mask[box], noise)
-                total[box] += window * part
-                weight[box] += window
-        return total / weight
+        height, width = y.shape[2:]
+        x = run(Box(0, 0, height, width)) if self.tile is None else by_tiles(run, y, self.tile, self.overlap)
+        return (x if mask is None else mask * y + (1 - mask) * x).clamp(-1, 1)
+
+    def _run(self, y: Tensor, mask: Tensor | None, noise: Noise, samples: Sequence[int]) -> Tensor:
+        cond = condition(y, mask, self.codec)
+        start = tuple(cond["source"].shape)
+        run = sample(
+            self.denoiser, start, sampler=self.sampler, steps=self.steps, cond=cond, noise=noise, samples=samples
+        )
+        return self.codec.decode(run.x)
+
+    def _cut(self, noise: Noise, y: Tensor, box: Box) -> Noise:
+        """The noise of a tile: where tiles overlap they share it."""
+        f = self.codec.space.factor
+        inside = Box(box.top // f, box.left // f, box.height // f, box.width // f)
+        return Cut(noise, (y.shape[2] // f, y.shape[3] // f), inside)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class Draw:
 class Extra(ABC):
     """A further loss on the same draw, such as feature alignment."""
 
-    name: str
+    name: ClassVar[str]
     scale: float
 
     def parts(self, roles: Roles) -> nn.ModuleDict:

@@ -89,7 +89,7 @@ class NearestNoise(Pairing):
 
 def distances(x: Value, e: Value, scale: float = 0.1) -> Tensor:
     """(B, B) Euclidean distances between rows, times `scale`, from values in half precision."""
-    return torch.cdist(*((scale * flat(v)).half().float() for v in (x, e)))
+    return torch.cdist((scale * flat(x)).half().float(), (scale * flat(e)).half().float())
 
 
 def assignment(cost: Tensor) -> Any:
