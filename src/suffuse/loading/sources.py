@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..core.errors import BadInput, nearest
+from ..core.errors import BadInput, Damaged, nearest
+from ..core.files import read_json
 from ..core.model import Model
 
+CARD = "card.json"
 BUNDLED = Path(__file__).parents[1] / "zoo" / "models"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -65,10 +68,23 @@ def bundled() -> list[str]:
     return sorted(p.parent.name for p in BUNDLED.glob("*/model_index.json"))
 
 
-def _folder(folder: Path, dtype: torch.dtype, variant: str | None, name: str) -> Any:
+def _folder(folder: Path, dtype: torch.dtype, variant: str | None, name: str) -> Model:
     from .folder import read
 
-    return read(folder, dtype, variant, name)
+    model = read(folder, dtype, variant, name)
+    card = folder / CARD
+    return replace(model, defaults=replace(model.defaults, **_defaults(card))) if card.is_file() else model
+
+
+def _defaults(card: Path) -> dict[str, Any]:
+    """How a model's card says that it is best run: "steps", "guidance", "sampler", "spacing"; the last as expressions."""
+    from ..core.expression import parse
+
+    said = read_json(card).get("defaults", {})
+    unknown = set(said) - {"steps", "guidance", "sampler", "spacing"}
+    if unknown:
+        raise Damaged(f"{card}: unknown default {min(unknown)!r}; it may name steps, guidance, sampler and spacing")
+    return {name: parse(value) if isinstance(value, str) else value for name, value in said.items()}
 
 
 from_pretrained = load
