@@ -77,7 +77,7 @@ def _folder(folder: Path, dtype: torch.dtype, variant: str | None, name: str) ->
 
 
 def _defaults(card: Path) -> dict[str, Any]:
-    """How a model's card says that it is best run: "steps", "guidance", "sampler", "spacing"; the last as expressions."""
+    """How a model's card says that it is best run: steps, guidance, sampler, spacing; all but the first expressions."""
     from ..core.expression import parse
 
     said = read_json(card).get("defaults", {})
