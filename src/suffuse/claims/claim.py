@@ -18,7 +18,7 @@ from suffuse.evaluation.statistics import Estimate
 Figure: TypeAlias = Estimate | float
 Cell: TypeAlias = str | int | float | bool | Estimate | None
 
-MACHINERY = ("claim", "evidence", "microworld", "progress")
+MACHINERY = ("claim", "digits", "evidence", "microworld", "progress")
 """Modules of this package that hold no claims."""
 
 
