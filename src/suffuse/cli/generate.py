@@ -95,6 +95,9 @@ def replay(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="PNG file to write; by default NAME-replay.png.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or file of the model, where its name alone does not find it.")
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="Picture that it was made from, if any.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask that it was made with, if any.")] = None,
     as_json: AsJson = False,
@@ -103,9 +106,10 @@ def replay(
     import numpy as np
     from PIL import Image
 
+    from suffuse import load
     from suffuse.rebuild import replay as rebuild
 
-    images = rebuild(picture, image=image, mask_image=mask)
+    images = rebuild(picture, model=load(model) if model else None, image=image, mask_image=mask)
     target = output or picture.with_name(f"{picture.stem}-replay.png")
     images.save(target)
     new, old = (np.asarray(i.convert("RGB"), dtype=int) for i in (images.images[0], Image.open(picture)))
