@@ -39,6 +39,7 @@ def write_card(
     folder: str | Path,
     *,
     summary: str,
+    defaults: Mapping[str, Any],
     recipe: str,
     training: Mapping[str, Any],
     protocol: str,
@@ -49,6 +50,7 @@ def write_card(
     Args:
         folder: of the model.
         summary: one line.
+        defaults: steps, and the guidance as an expression, where the user gives none.
         recipe: what rebuilds it.
         training: steps, seconds and whatever else says what it took.
         protocol: how the figures were measured.
@@ -59,6 +61,7 @@ def write_card(
     files.pop("card.json", None)
     card = {
         "summary": summary,
+        "defaults": dict(defaults),
         "recipe": recipe,
         "training": dict(training),
         "protocol": protocol,
