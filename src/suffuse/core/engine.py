@@ -176,9 +176,9 @@ def trace(
             f"cond has {cond.rows} rows and the state {len(samples)}; give one row of condition for each sample"
         )
 
-    session = Session(state.sampler)
+    session, fresh = Session(state.sampler), state.sampler is None
     for k, (i, t, s) in enumerate(plan):
-        at = Step(i, grid.n, t, s, grid, process, samples, run, first=k == 0, last=k == len(plan) - 1)
+        at = Step(i, grid.n, t, s, grid, process, samples, run, first=k == 0 and fresh, last=k == len(plan) - 1)
         if session.sampler_memory is None:
             session.sampler_memory = sampler.init(_centred(process, state.x, t), at)
         yield Run(replace(state, sampler=session.sampler_memory), at, run.evaluations)
