@@ -117,13 +117,14 @@ class DeepCache(CachePolicy):
 
 def _numbered(net: Sites) -> tuple[list[tuple[Site, int]], list[tuple[Site, int]]]:
     """Encoder and decoder units with the number of the skip connection that they make, or the decoder's layer reads."""
+    layers = [s for s in net.units if s.role != "feedforward"]  # those are inside of transformers
     down, k = [], 0
-    for site in net.units:
+    for site in layers:
         if site.stage == "down":
             k += site.role != "transformer"
             down.append((site, k))
     up, k = [], -1
-    for site in reversed([s for s in net.units if s.stage == "up"]):
+    for site in reversed([s for s in layers if s.stage == "up"]):
         up.append((site, k + 1))  # a layer is a resnet, what follows it, and the upsampler behind
         k += site.role == "resnet"
     return down, up[::-1]
