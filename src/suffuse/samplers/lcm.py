@@ -31,7 +31,7 @@ class LCM(Sampler):
     d: float = 0.5
     scale: float = 10.0
 
-    needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
+    needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION | Needs.CONSISTENCY
     spacing = Skipping()
 
     def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
