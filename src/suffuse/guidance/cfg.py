@@ -26,6 +26,12 @@ class CFG(Guidance):
 
     w: float = 7.5
 
+    evaluations = 2
+
+    def neutral(self) -> CFG:
+        """The plain conditional prediction."""
+        return CFG(1.0)
+
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         if self.w == 1.0:
             return predict(x, t, cond, "cond")
