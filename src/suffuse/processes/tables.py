@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import BadInput, nearest
 from ..core.law import Law, Normal
 from ..core.process import Gaussian
-from ..core.value import Coef, Value, exp, sqrt
+from ..core.value import Coef, Value, exp, sqrt, where
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
@@ -107,10 +107,10 @@ class Table(Gaussian):
         return (1 - w) * self._list[low] + w * self._list[low + 1]
 
     def alpha(self, t: Coef) -> Coef:
-        return 1.0 / sqrt(1.0 + exp(2.0 * self.log_rho(t)))
+        return _root_share(self.log_rho(t))
 
     def sigma(self, t: Coef) -> Coef:
-        return 1.0 / sqrt(1.0 + exp(-2.0 * self.log_rho(t)))
+        return _root_share(-self.log_rho(t))
 
     def rho(self, t: Coef) -> Coef:
         return exp(self.log_rho(t))
@@ -136,8 +136,15 @@ class Table(Gaussian):
 
     def timestep(self, t: Coef) -> Coef:
         k = self.N * t - 1.0
-        return k if not k.shared else Coef(max(k.item(), 0.0))
+        return where(k > 0.0, k, 0.0)
 
     def prior(self, like: Value) -> Law:
         """N(0, I), also where the last timestep keeps a trace of data: what released samplers start from."""
         return Normal(torch.zeros_like(like), Coef(1.0))
+
+
+def _root_share(v: Coef) -> Coef:
+    """1 / sqrt(1 + e^2v), by a short way where it is one number."""
+    if isinstance(v.d, float):
+        return Coef(1.0 / math.sqrt(1.0 + (math.exp(2.0 * v.d) if v.d < 354.0 else math.inf)))
+    return 1.0 / sqrt(1.0 + exp(2.0 * v))

@@ -17,7 +17,7 @@ from ..core.value import Coef, Value, combine, where
 History = tuple[tuple[Coef, Value], ...]
 """(place, value) of the last predictions, newest first."""
 
-ZERO = Coef(0.0)
+ZERO, ONE = Coef(0.0), Coef(1.0)
 
 
 def blank(x: Value, n: int) -> History:
@@ -32,7 +32,7 @@ def push(history: History, place: Coef, value: Value) -> History:
 
 def known(history: History, here: Coef) -> Coef:
     """How many of the newest entries can be interpolated: written, and each a finite way from the one after it."""
-    count, unbroken = Coef(0.0), Coef(1.0)
+    count, unbroken = ZERO, ONE
     for place, _ in history:
         unbroken = where_apart(here, place, unbroken)
         count, here = count + unbroken, place
@@ -45,7 +45,7 @@ def where_apart(a: Coef, b: Coef, then: Coef) -> Coef:
     A step of no length, or of an infinite one in log-SNR (from pure noise, to pure data), extrapolates nothing.
     """
     gap = abs(a - b)
-    return where(gap > 0.0, where(gap < math.inf, then, 0.0), 0.0)
+    return where((gap > 0.0) & (gap < math.inf), then, ZERO)
 
 
 def blend(order: Coef, rule: Callable[[int], Sequence[Coef]], values: Sequence[Value]) -> Value:

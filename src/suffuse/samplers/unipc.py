@@ -14,9 +14,9 @@ from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.step import Ask, Sampler, Step
 from ..core.value import Coef, Value, expm1, minimum, where
-from .multistep import ZERO, blank, blend, known, push, where_apart
+from .multistep import ONE, ZERO, blank, blend, known, push, where_apart
 
-HALF, ONE = Coef(0.5), Coef(1.0)
+HALF = Coef(0.5)
 
 
 @method(paper="unipc")

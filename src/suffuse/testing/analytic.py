@@ -68,7 +68,7 @@ class GaussianMixture(Denoiser):
         generator = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         noise = torch.randn(n, *self.means.shape[1:], generator=generator, dtype=torch.float64)
-        return combine((1.0, self.means[k]), (Coef(self.variances[k].sqrt()), noise))  # type: ignore[return-value]
+        return combine((1.0, self.means[k]), (Coef(self.variances[k].sqrt()), noise))
 
 
 class Gaussian(GaussianMixture):
