@@ -34,7 +34,7 @@ STEPS, N = 50, 128
 )
 def deepcache(seed: int) -> Table:
     """DeepCache(every=3) against the full run and against fewer steps at the same MACs: `shapes`, 128 validation
-    captions, 50 DDIM steps, CFG 4, the same noise. MACs are counted where they are executed; wall time is the median
+    captions, 50 DDIM steps, CFG 3, the same noise. MACs are counted where they are executed; wall time is the median
     ratio of interleaved pairs of runs of 8 pictures; reader errors are the share of captions with a missing object, one
     added to both counts; Frechet distance on the reader's features to the true renderings of the same captions. Last,
     the distance of the final latents to the full run's with 7 refreshes (every=8), placed by `DeepCache.fit` on other

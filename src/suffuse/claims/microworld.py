@@ -21,7 +21,7 @@ from suffuse.samplers.ancestral import DDIM
 from suffuse.world import Caption, frozen
 from suffuse.zoo.judge import Judgement, judge
 
-GUIDANCE = 4.0
+GUIDANCE = 3.0
 """Scale at which the bundled models are run in claims."""
 
 

@@ -23,7 +23,7 @@ from ..core.errors import BadInput
 from ..core.plugin import Needs, Setting
 from ..core.registry import method
 from ..core.step import Guidance, Predict, Sampler, Step
-from ..core.value import Coef, Value, dot, flat, norm
+from ..core.value import Coef, Value, combine, dot, flat, norm
 from .cfg import CFG
 
 
@@ -43,19 +43,31 @@ class AdaptiveGuidance(Guidance):
 
     Args:
         w: guidance scale while guiding.
+        space: where the angle is taken, "eps" as in the paper or "x0". At high noise both predictions of eps are mostly
+            the state itself; on some models, the bundled ones among them, gamma in eps-space only falls during a run,
+            while in x0-space it rises steadily.
         threshold: gamma-bar in (0, 1); the paper's 0.991 belongs to its models: `AdaptiveGuidance.fit` finds the one
             that spends a given share of CFG's evaluations.
 
     Example:
         >>> model.generate("a red circle", guidance=AdaptiveGuidance(w=5, threshold=0.99))
 
-    Differs from the paper: the arming rule.
+    Differs from the paper: the arming rule, and the choice of space.
     """
 
     w: float = 7.5
     threshold: float = 0.991
+    space: str = "eps"
 
     needs = Needs.GAUSSIAN
+
+    def __post_init__(self) -> None:
+        if self.space not in ("eps", "x0"):
+            raise BadInput(f"AdaptiveGuidance(space={self.space!r}): give eps or x0")
+
+    def gamma(self, pc: Any, pu: Any) -> Tensor:
+        """(B,) cosine of both predictions."""
+        return cosine(getattr(pc, self.space), getattr(pu, self.space))
 
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         on = at.memory.get("on", torch.ones(len(at.samples), dtype=torch.bool))
@@ -68,20 +80,23 @@ class AdaptiveGuidance(Guidance):
         else:
             pc = predict(x, t, cond, "cond")
             pu = predict[rows](x[rows], t[rows], cond[rows].branch("null"), "null")
-        gamma = cosine(pc[rows].eps, pu.eps).to(on.device)
+        gamma = self.gamma(pc[rows], pu).to(on.device)
         armed = armed.index_put((rows,), armed[rows] | (gamma < self.threshold))
         at.memory["armed"] = armed
         at.memory["on"] = on.index_put((rows,), ~(armed[rows] & (gamma > self.threshold)))
         return pc.put(rows, pc[rows].mix([self.w, 1.0 - self.w], [pc[rows], pu]))
 
     @classmethod
-    def fit(cls, denoiser: Denoiser, x: Any, *, w: float, share: float = 0.75, **run: Any) -> AdaptiveGuidance:
+    def fit(
+        cls, denoiser: Denoiser, x: Any, *, w: float, share: float = 0.75, space: str = "eps", **run: Any
+    ) -> AdaptiveGuidance:
         """The threshold that spends about `share` of CFG's evaluations, from recorded runs.
 
         Args:
             denoiser, x, run: as for `sample`; a few dozen samples.
             w: guidance scale.
             share: wanted evaluations as a share of full CFG, between 0.5 (never guided) and 1.
+            space: where the angle is taken.
         """
         if not 0.5 < share < 1.0:
             raise BadInput(
@@ -89,7 +104,7 @@ class AdaptiveGuidance(Guidance):
             )
         recorder = Recording(CFG(w))
         sample(denoiser, x, guidance=recorder, **run)
-        gamma = torch.stack([cosine(c.eps, u.eps) for c, u in recorder.pairs])  # (n, B)
+        gamma = torch.stack([cls(w, space=space).gamma(c, u) for c, u in recorder.pairs])  # (n, B)
 
         def spent(threshold: float) -> float:
             armed = (gamma < threshold).cumsum(0) > 0
@@ -99,7 +114,7 @@ class AdaptiveGuidance(Guidance):
 
         candidates = gamma.flatten().unique()
         candidates = candidates[torch.linspace(0, len(candidates) - 1, min(200, len(candidates))).long()].tolist()
-        return cls(w, min(candidates, key=lambda threshold: abs(spent(threshold) - share)))
+        return cls(w, min(candidates, key=lambda threshold: abs(spent(threshold) - share)), space)
 
 
 @method(paper="adaptive-guidance")
@@ -136,8 +151,7 @@ class LinearAG(Guidance):
         if self.table[at.i]:
             pc = predict(x, t, cond, "cond")
             history = [c for c, _ in past] + [pc.eps] + [u for _, u in past]
-            eps = sum(b * e for b, e in zip(self.table[at.i], history, strict=True))
-            pu = pc.with_(eps=eps)
+            pu = pc.with_(eps=_estimate(self.table[at.i], history))
         else:
             pc, pu = predict.many([("cond", x, t, cond), ("null", x, t, null)])
         at.memory["past"] = (*past, (pc.eps, pu.eps))
@@ -168,17 +182,26 @@ class LinearAG(Guidance):
         recorder = Recording(CFG(w))
         sample(denoiser, x, guidance=recorder, sampler=sampler, steps=steps, **run)
         replaced = range(2, steps // 2, 2) if replaced is None else replaced
-        table = tuple(_regress(recorder.pairs, i, ridge) if i in replaced else () for i in range(steps))
+        table: list[tuple[float, ...]] = []
+        known: list[Tensor] = []  # the history as it will be, estimates included
+        for i, (_, pu) in enumerate(recorder.pairs):
+            history = [c.eps for c, _ in recorder.pairs[: i + 1]] + known
+            table.append(_regress(history, pu.eps, ridge) if i in replaced else ())
+            known.append(_estimate(table[i], history) if table[i] else pu.eps)
         grid = grid_of(denoiser.process, sampler, run.get("spacing"), steps)
-        return cls(w, table, replace(place_of(denoiser, grid, sampler, None, setting)))
+        return cls(w, tuple(table), place_of(denoiser, grid, sampler, None, setting))
 
 
-def _regress(pairs: Sequence[tuple[Any, Any]], i: int, ridge: float) -> tuple[float, ...]:
-    columns = [c.eps for c, _ in pairs[: i + 1]] + [u.eps for _, u in pairs[:i]]
-    design = torch.stack([flat(e).double().flatten() for e in columns])
+def _regress(history: Sequence[Tensor], target: Tensor, ridge: float) -> tuple[float, ...]:
+    """Scalars b that minimise |sum_j b_j history_j - target|^2 + ridge |b|^2, float64."""
+    design = torch.stack([flat(e).double().flatten() for e in history])
     gram = design @ design.T
     gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    return tuple(torch.linalg.solve(gram, design @ flat(pairs[i][1].eps).double().flatten()).tolist())
+    return tuple(torch.linalg.solve(gram, design @ flat(target).double().flatten()).tolist())
+
+
+def _estimate(weights: Sequence[float], history: Sequence[Value]) -> Value:
+    return combine(*zip(weights, history, strict=True))
 
 
 @method(paper="adaptive-guidance")
