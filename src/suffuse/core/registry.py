@@ -99,7 +99,7 @@ class Method:
     def arguments(self) -> tuple[Argument, ...]:
         """Its arguments in order."""
         if dataclasses.is_dataclass(self.target):
-            given = sorted((f for f in dataclasses.fields(self.target) if f.init), key=lambda f: f.kw_only)
+            given = sorted((f for f in dataclasses.fields(self.target) if f.init), key=lambda f: bool(f.kw_only))
             return tuple(Argument(f.name, _annotation(f.type), _default(f)) for f in given)
         return tuple(
             Argument(p.name, _annotation(p.annotation), REQUIRED if p.default is p.empty else p.default)
