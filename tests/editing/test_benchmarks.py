@@ -115,7 +115,7 @@ def test_runs_of_a_mask_and_its_border():
 def folder(tmp_path):
     entry = {
         "image_path": "0_random/a.jpg", "original_prompt": "a [red] circle", "editing_prompt": "a [blue] circle",
-        "editing_instruction": "make it blue", "editing_type_id": "6", "blended_word": "circle circle", "mask": [0, 1024],
+        "editing_type_id": "6", "blended_word": "circle circle", "mask": [0, 1024],
     }  # fmt: skip
     path = tmp_path / "annotation_images" / "0_random"
     path.mkdir(parents=True)
