@@ -27,5 +27,8 @@ __getattr__, __dir__ = lazy(
         "DiagOFT": "orthogonal",
         "LoHa": "products",
         "LoKr": "products",
+        "AdapterReport": "report",
+        "Trial": "report",
+        "grid": "report",
     },
 )
