@@ -1,0 +1,47 @@
+"""Checks of guidances."""
+
+from __future__ import annotations
+
+import torch
+
+from ...core.plugin import Needs
+from ...core.step import Guidance
+from ...guidance.cfg import CFG
+from .check import check
+from .subject import STEPS, NotHere, Subject, close
+
+
+@check(Guidance, "It asks the network as often as it declares.")
+def evaluations_are_as_declared(subject: Subject) -> None:
+    declared = subject.method.evaluations
+    if declared is None:
+        raise NotHere("it declares no number of evaluations")
+    for name in subject.homes:
+        spent = subject.with_method(name, save=lambda run: run.nfe.clone()).saved
+        steps = [(after - before).tolist() for before, after in zip(spent, spent[1:], strict=False)]
+        most = max(max(step) for step in steps)
+        assert most == declared, f"on {name} at most {most} evaluations of a sample in a step, {declared} are declared"
+        assert len(steps) == STEPS and min(min(step) for step in steps) >= 1, f"on {name} a step asked nothing: {steps}"
+
+
+@check(Guidance, "It composes with another guidance both ways.")
+def it_composes(subject: Subject) -> None:
+    if Needs.COUPLES in subject.method.needs:
+        raise NotHere("it couples the samples of a batch, and says so in `needs`")
+    chains = {"inside": CFG(2.0) | subject.method}
+    if Needs.OUTERMOST not in subject.method.needs:
+        chains["outside"] = subject.method | CFG(2.0)
+    for name in subject.homes:
+        for place, chain in chains.items():
+            whole = subject.run(name, guidance=chain)
+            assert bool(torch.isfinite(whole.x).all()), f"{place} of CFG on {name} the result is not finite"
+            close(subject.run(name, [1], guidance=chain).x, whole.x[[1]], f"row 1 with it {place} of CFG on {name}")
+
+
+@check(Guidance, "Inside another guidance that asks for the conditional prediction alone it is what it is by itself.")
+def paths_are_its_own(subject: Subject) -> None:
+    if Needs.OUTERMOST in subject.method.needs:
+        raise NotHere("it is to be the outermost")
+    for name in subject.homes:
+        inside = subject.run(name, guidance=CFG(1.0) | subject.method)
+        close(inside.x, subject.result(name).x, f"CFG(1) around it on {name}")

@@ -1,0 +1,82 @@
+"""The generated checks on every registered method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from suffuse import editing
+from suffuse.core.cond import Cond
+from suffuse.editing import MaskedBlend
+from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
+from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
+from suffuse.evaluation.precision_recall import DensityCoverage, PrecisionRecall
+from suffuse.guidance import LinearAG, ScheduledCFG
+from suffuse.restoration import Restorer
+from suffuse.samplers import DDIM, Explicit
+from suffuse.testing import Subject, all_checks, check_method
+from suffuse.testing.checks.subject import ROWS, STEPS, denoiser, states
+from suffuse.training.denoising import Denoising
+
+FEATURES = ReaderFeatures()
+ABSENT = "absent"
+BESIDE = "it runs beside a source picture, through suffuse.editing.edit"
+
+
+def compared(metric):
+    """A metric that compares with a reference set."""
+    images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return Subject(metric(FEATURES, Reference.of(FEATURES, images)))
+
+
+def linear():
+    """Fitted to the run that the checks make."""
+    cond = Subject(None).conditions("unet", ROWS)
+    how = {"w": 3.0, "sampler": DDIM(), "steps": STEPS, "replaced": [1], "cond": cond}
+    return Subject(LinearAG.fit(denoiser("unet"), states("unet", ROWS), **how))
+
+
+def known(name, n):
+    """What a masked blend keeps."""
+    x = states(name, ROWS + 1)[1 : n + 1]
+    return Cond(alt={"known": Cond({"x0": x, "noise": x.flip(-1), "mask": (x[:, :1] > 0).float()})})
+
+
+EXAMPLES = {
+    "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
+    "DensityCoverage": lambda: compared(DensityCoverage),
+    "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
+    "FrechetDistance": lambda: compared(FrechetDistance),
+    "KernelDistance": lambda: compared(KernelDistance),
+    "LPIPS": lambda: Subject(LPIPS(ABSENT, ABSENT)),
+    "LinearAG": linear,
+    "MaskedBlend": lambda: Subject(MaskedBlend(), known),
+    "PrecisionRecall": lambda: compared(PrecisionRecall),
+    "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
+    "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),
+    "ScheduledCFG": lambda: Subject(ScheduledCFG((1.0, 3.0, 0.0))),
+    "VendiScore": lambda: Subject(VendiScore(FEATURES)),
+    **{
+        name: lambda name=name: Subject(getattr(editing, name)(), apart=BESIDE)
+        for name in (
+            "DirectInversion",
+            "LocalBlend",
+            "MasaCtrl",
+            "NullText",
+            "Pix2PixZero",
+            "PlugAndPlay",
+            "PromptToPrompt",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("case", all_checks(EXAMPLES), ids=str)
+def test_every_registered_method(case):
+    reason = case()
+    if reason:
+        pytest.skip(reason)
+
+
+def test_the_denoising_objective():
+    assert check_method(Denoising(dropout=0.5))["the_gradient_is_finite"] is None
