@@ -34,11 +34,12 @@ STEPS, N = 50, 128
 )
 def deepcache(seed: int) -> Table:
     """DeepCache(every=3) against the full run and against fewer steps at the same MACs: `shapes`, 128 validation
-    captions, 50 DDIM steps, CFG 3, the same noise. MACs are counted where they are executed; wall time is the median
-    ratio of interleaved pairs of runs of 8 pictures; reader errors are the share of captions with a missing object, one
-    added to both counts; Frechet distance on the reader's features to the true renderings of the same captions. Last,
-    the distance of the final latents to the full run's with 7 refreshes (every=8), placed by `DeepCache.fit` on other
-    captions against placed evenly.
+    captions, 50 DDIM steps, CFG 3, the same noise. MACs are counted where they are executed. Wall time is the median
+    ratio of interleaved pairs of runs of 8 pictures. Reader errors are one minus the reader's score of the caption's
+    objects, paired; the share of captions with a missing object, in the table, moves by 0.8 % with a single caption.
+    Frechet distance is on the reader's features to the true renderings of the same captions. Last, the distance of the
+    final latents to the full run's with 7 refreshes (every=8), placed by `DeepCache.fit` on other captions against
+    placed evenly.
     """
     loaded = mw.model()
     texts = mw.captions(N)
@@ -69,7 +70,9 @@ def deepcache(seed: int) -> Table:
     figures: dict[str, Figure] = {
         "MACs": ratio,
         "wall time": time.ratio,
-        "reader errors / full": float((made["DeepCache(every=3)"].wrong.sum() + 1) / (made["full"].wrong.sum() + 1)),
+        "reader errors / full": statistics.ratio(
+            made["DeepCache(every=3)"].error.numpy(), made["full"].error.numpy()
+        ),
         "Frechet / fewer steps at equal MACs": distance["DeepCache(every=3)"] / distance["fewer steps"],
         "change at every=8, fitted / even": _placement(loaded, texts[:32], made["full"].latents[:32], seed),
     }

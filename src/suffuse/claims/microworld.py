@@ -62,6 +62,11 @@ class Pictures:
         """(n,) 1.0 where an object of the caption is not there in shape and colour."""
         return (~self.judgement.objects.right).double()
 
+    @property
+    def error(self) -> Tensor:
+        """(n,) one minus the reader's score of the objects: how far it is from sure that they are there, 0 to 1."""
+        return 1.0 - self.judgement.objects.score.double()
+
     def distance(self, other: Tensor) -> float:
         """Frechet distance on the reader's features to other pictures."""
         features = ReaderFeatures()
