@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from suffuse.cli import main
 from suffuse.core import registry
 from suffuse.core.errors import BadInput
 from suffuse.core.registry import method
-from suffuse.docs import pages
+from suffuse.docs import matrices, pages
 
 
 @pytest.fixture
@@ -61,12 +62,20 @@ def test_every_paper_has_its_row_and_its_state(toy):
 
 
 def test_check_fails_until_built_and_again_when_something_changes(clone, toy, monkeypatch, capsys):
+    def suffuse(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["suffuse", "docs", *arguments])
+        return main()
+
     assert set(pages.stale()) == set(pages.PAGES)
-    monkeypatch.setattr(sys, "argv", ["suffuse", "docs", "check"])
-    assert main() == 2
-    assert "methods.md, papers.md out of date; write them with `suffuse docs build`" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["suffuse", "docs", "build"])
-    assert main() == 0 and pages.stale() == []
+    assert suffuse("build") == 0 and pages.stale() == []
+    assert suffuse("check") == 2
+    assert "run `suffuse docs build --matrices`" in capsys.readouterr().err
+    networks = {m.name: {"unet": "", "dit": "a | b; c"} for m in matrices.plugins()}
+    (clone / "docs" / matrices.FILE).write_text(json.dumps({"networks": networks, "kinds": {}, "pairs": {}}))
+    assert suffuse("check") == 2
+    assert "matrix-architectures.md, matrix-methods.md out of date" in capsys.readouterr().err
+    assert suffuse("build") == 0 and suffuse("check") == 0
+
     (clone / "docs" / "papers.md").write_text("something else")
     assert pages.stale() == ["papers.md"]
 

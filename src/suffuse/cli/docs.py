@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
 from suffuse.core.errors import BadInput
@@ -10,20 +13,25 @@ app = typer.Typer(help="Build the generated documentation, or check that it is u
 
 
 @app.command()
-def build() -> None:
+def build(
+    matrices: Annotated[bool, typer.Option("--matrices", help="First try methods together; takes minutes.")] = False,
+) -> None:
     """Write the generated pages of docs/."""
     from suffuse.docs.pages import build
 
-    for path in build():
+    for path in build(measure=matrices, progress=lambda what: print(what, file=sys.stderr)):
         print(f"docs/{path.name}")
 
 
 @app.command()
 def check() -> None:
     """Fail where a generated page is not what the code would write now."""
-    from suffuse.docs.pages import stale
+    from suffuse.docs.pages import stale, untried
 
-    found = stale()
+    found, lacking = stale(), untried()
+    if lacking:
+        names = f"{', '.join(lacking[:5])}{' ...' if len(lacking) > 5 else ''}"
+        raise BadInput(f"docs: the matrices lack {names}, or still have them; run `suffuse docs build --matrices`")
     if found:
         raise BadInput(f"docs: {', '.join(found)} out of date; write them with `suffuse docs build`")
     print("the generated pages are up to date")

@@ -9,24 +9,38 @@ from suffuse.core.environment import CHECKOUT, in_checkout
 from suffuse.core.errors import BadInput
 from suffuse.core.files import atomic_write
 
+from . import matrices
 from .methods import methods_page
 from .papers import papers_page
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "methods.md": methods_page,
     "papers.md": papers_page,
+    "matrix-architectures.md": lambda: matrices.architectures_page(_folder()),
+    "matrix-methods.md": lambda: matrices.methods_page(_folder()),
 }
 """File in docs/ -> what writes its text. A new page is a function in a module of its own, and a line here."""
 
 
-def build() -> list[Path]:
-    """Write every generated page."""
-    return [atomic_write(_folder() / name, text().encode()) for name, text in PAGES.items()]
+def build(*, measure: bool = False, progress: Callable[[str], None] = lambda what: None) -> list[Path]:
+    """Write every generated page.
+
+    Args:
+        measure: first try every method on every architecture and with every other method; takes minutes.
+        progress: called with what is tried next.
+    """
+    tried = [matrices.measure(_folder(), progress)] if measure else []
+    return tried + [atomic_write(_folder() / name, text().encode()) for name, text in PAGES.items()]
 
 
 def stale() -> list[str]:
     """Names of the pages that are missing or are not what `build` would write."""
     return [name for name, text in PAGES.items() if _read(_folder() / name) != text()]
+
+
+def untried() -> list[str]:
+    """Methods that came, or went, since the matrices were last measured."""
+    return matrices.untried(_folder())
 
 
 def _folder() -> Path:
