@@ -70,13 +70,10 @@ class Normal(Law):
     def sample(self, draw: Draw) -> Tensor:
         return self.at(draw(self.mean))
 
-    def at(self, z: Tensor | float) -> Tensor:
+    def at(self, z: Value | float) -> Value:
         """mean + std z, for given noise z."""
-        return (
-            combine((1.0, self.mean), (self.std, z))
-            if isinstance(z, Tensor)
-            else self.mean + self.std * torch.full_like(self.mean, z)
-        )
+        noise = torch.full_like(self.mean, z) if isinstance(z, (int, float)) else z
+        return combine((1.0, self.mean), (self.std, noise))
 
     def _std(self) -> tuple[Tensor, Tensor]:
         std = torch.as_tensor(self.std.to(self.mean), dtype=torch.float64)
