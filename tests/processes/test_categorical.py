@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from suffuse.core.denoiser import EMPTY, Denoiser
 from suffuse.core.engine import sample
 from suffuse.core.grid import Grid
 from suffuse.core.noise import Stream
@@ -46,6 +47,39 @@ def test_the_posterior_is_bayes_rule(process):
         p = process.predict(torch.tensor([[x]]), Coef(t), logits)
         law = process.posterior(torch.tensor([[x]]), p, Coef(t), Coef(s))
         torch.testing.assert_close(law.probs[0, 0], want, rtol=1e-9, atol=1e-12)
+
+
+class Both(Absorbing):
+    """A replaced entry is masked or drawn uniformly; a mask may be replaced again."""
+
+    def limit(self, like):
+        clean = torch.full((self.K,), 0.3 / (self.K - 1), dtype=torch.float64)
+        clean[self.mask] = 0.7
+        return clean
+
+    predict = Categorical.predict
+
+
+@pytest.mark.parametrize(
+    "process", [Absorbing(5), Absorbing(4, "cosine"), Uniform(5), Both(4), Uniform(2), Absorbing(2)], ids=repr
+)
+def test_the_posterior_equals_products_of_transition_matrices(process):
+    """q(x_s = j | x_t, x0 = c) = Qbar_s[c, j] (Q_{s+1} ... Q_t)[j, x_t] / Qbar_t[c, x_t], for any stride."""
+    times = torch.linspace(0, 0.9, 10).tolist()
+    steps = [kernel(process, a, b) for a, b in itertools.pairwise(times)]
+    for low, high in ((0, 1), (0, 9), (3, 4), (2, 8)):
+        to_s, between = (torch.linalg.multi_dot(steps[a:b] + [torch.eye(process.K).double()] * 2)
+                         for a, b in ((0, low), (low, high)))  # fmt: skip
+        to_t = to_s @ between
+        for c, x in itertools.product(range(process.K), repeat=2):
+            if to_t[c, x] > 0:
+                logits = torch.full((1, 1, process.K), -torch.inf, dtype=torch.float64)
+                logits[..., c] = 0.0
+                law = process.posterior(
+                    torch.tensor([[x]]), Logits(torch.tensor([[x]]), logits), Coef(times[high]), Coef(times[low])
+                )
+                want = to_s[c] * between[:, x] / to_t[c, x]
+                torch.testing.assert_close(law.probs[0, 0], want, rtol=0.0, atol=1e-12)
 
 
 @EACH
@@ -94,6 +128,44 @@ def test_ancestral_sampling_of_a_known_law(process):
     first, second = ([sum(p for s, p in joint.items() if s[k] == c) for c in range(3)] for k in (0, 1))
     marginal = {(a, b): first[a] * second[b] for a, b in pairs}
     assert max(abs(one[pair] - marginal[pair]) for pair in one) < 0.04
+
+
+class Exact(Denoiser):
+    """p(x0_i | the entries that are not masked), of binary states with these probabilities (2, 2, ...)."""
+
+    def __init__(self, joint: torch.Tensor):
+        super().__init__()
+        self.process, self.joint = Absorbing(3), joint.double()
+        self.states = torch.cartesian_prod(*[torch.arange(2)] * joint.ndim)
+
+    def forward(self, x, t, cond=EMPTY):
+        fits = ((x[:, None] == self.states) | (x[:, None] == 2)).all(-1) * self.joint.flatten()
+        p = torch.einsum("bm,mlk->blk", fits, torch.nn.functional.one_hot(self.states, 3).double())
+        return self.process.predict(x, Coef(t), torch.log(p))
+
+
+def variation(joint: torch.Tensor, x: torch.Tensor) -> float:
+    """Total variation between a law of binary states and a sample of it."""
+    codes = (x * 2 ** torch.arange(joint.ndim - 1, -1, -1)).sum(1)
+    return (codes.bincount(minlength=joint.numel()) / len(x) - joint.flatten()).abs().sum().item() / 2
+
+
+def test_a_joint_law_is_reached_in_random_order_and_in_any_fixed_one():
+    joint = torch.tensor([8.0, 1.0, 1.0, 4.0, 0.0, 2.0, 6.0, 2.0]).view(2, 2, 2) / 24
+    denoiser, n = Exact(joint), 4000
+
+    def run(times: torch.Tensor) -> torch.Tensor:
+        noise = Stream(torch.Generator().manual_seed(0))
+        return sample(denoiser, (n, 3), sampler=Ancestral(), grid=Grid(times), noise=noise).x
+
+    # what so many draws of the law itself would give is 0.017 on average
+    assert variation(joint, run(torch.linspace(1, 0, 61))) < 0.045  # entries appear in random order
+    for order in itertools.permutations(range(3)):
+        clock = torch.ones(4, 3)
+        for k, entry in enumerate(order):
+            clock[k + 1 :, entry] = 0.0
+        assert variation(joint, run(clock)) < 0.045
+    assert variation(joint, run(torch.tensor([1.0, 0.0]))) > 0.2  # all at once: the product of the marginals
 
 
 def test_a_known_law_knows_what_is_left():
