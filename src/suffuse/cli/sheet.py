@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def contact_sheet(pictures: Tensor, *, gap: int = 4) -> Image:
-    """Pictures (B, 3, H, W) in [-1, 1] side by side, in about as many rows as columns, on white."""
+def contact_sheet(pictures: Tensor, *, columns: int | None = None, gap: int = 4) -> Image:
+    """Pictures (B, 3, H, W) in [-1, 1] side by side on white; by default in about as many rows as columns."""
     import numpy as np
     from PIL import Image
 
     count, _, height, width = pictures.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
     pixels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
