@@ -14,6 +14,7 @@ from suffuse.core.registry import method
 from suffuse.evaluation.statistics import Estimate
 
 machinery = importlib.import_module("suffuse.claims.claim")
+all_claims()  # once, before any test has registries of its own: a module registers its claim when it is first imported
 
 
 @pytest.fixture(autouse=True)

@@ -112,7 +112,8 @@ class AdaptiveGuidance(Guidance):
             guided = (stop.cumsum(0) - stop.long()) == 0  # the step that finds agreement was still evaluated
             return float((1 + guided.double()).mean() / 2)
 
-        candidates = gamma.flatten().unique()
+        seen = gamma.flatten().unique()
+        candidates = (seen[1:] + seen[:-1]) / 2  # between what was seen, so that rounding decides nothing
         candidates = candidates[torch.linspace(0, len(candidates) - 1, min(200, len(candidates))).long()].tolist()
         return cls(w, min(candidates, key=lambda threshold: abs(spent(threshold) - share)), space)
 

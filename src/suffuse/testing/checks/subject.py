@@ -99,7 +99,7 @@ class Subject:
         if name not in self._adapters:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                self._adapters[name] = adapter = self.method.on(denoiser(name))
+                self._adapters[name] = adapter = self.method.on(denoiser(name)).eval()
                 for p in adapter.parameters():
                     nn.init.normal_(p, 0.0, 0.1)
         return self._adapters[name]
