@@ -49,7 +49,7 @@ def test_there_and_back_is_first_order(process):
 
     def error(steps: int) -> float:
         times = Grid(torch.linspace(1 if process == VP() else 0.98, 0, steps + 1, dtype=torch.float64))
-        path = pivots(Plan(mixture, times), x0, Cond(), CFG(1.0))
+        path = pivots(Plan(mixture, times), x0, Cond())
         back = sample(mixture, path[:, 0], sampler=DDIM(), grid=times).x
         return float((back - x0).abs().max())
 
@@ -169,7 +169,7 @@ def test_sdedit_noises_source_and_target_alike():
 def test_a_code_is_kept_in_a_file(tmp_path):
     a, b = prompts("unet")
     p = plan("unet")
-    code = DirectInversion(guidance=CFG(1.5), strength=0.8).encode(p, pictures("unet"), a)
+    code = DirectInversion(w=1.5, strength=0.8).encode(p, pictures("unet"), a)
     back = Code.load(code.save(tmp_path / "code.safetensors"))
     assert back.inverter == code.inverter and back.made_for == code.made_for and back.t == code.t
     assert torch.equal(decode(p, back, a, b).target, decode(p, code, a, b).target)

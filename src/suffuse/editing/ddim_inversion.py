@@ -14,9 +14,8 @@ from ..core.grid import Grid
 from ..core.law import Law
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Guidance, Sampler, Step
+from ..core.step import Ask, Sampler, Step
 from ..core.value import Value
-from ..guidance.cfg import CFG
 from .code import Code
 from .inverter import Inverter, Plan
 
@@ -39,11 +38,11 @@ class ReverseDDIM(Sampler):
         return at.process.posterior(x, here, at.t, at.s, 0.0), memory
 
 
-def pivots(plan: Plan, x0: Tensor, cond: Cond, guidance: Guidance, first: int = 0) -> Tensor:
+def pivots(plan: Plan, x0: Tensor, cond: Cond, w: float = 1.0, first: int = 0) -> Tensor:
     """(B, k + 1, ...): states z*_T .. z*_0 of the inversion at the times of the plan's grid from step `first` on."""
     back = Grid(plan.grid.times[first:].flip(0))
     run = sample(
-        plan.denoiser, x0, sampler=ReverseDDIM(), grid=back, cond=cond, guidance=guidance, setting=plan.setting,
+        plan.denoiser, x0, sampler=ReverseDDIM(), grid=back, cond=cond, guidance=plan.guide(w), setting=plan.setting,
         save=lambda run: run.state.x,
     )  # fmt: skip
     return torch.stack(run.saved, 1).flip(1)
@@ -55,7 +54,7 @@ class DDIMInversion(Inverter):
     """z*_0 -> z*_1 -> ... -> z*_T by DDIM in reverse; decoding starts from z*_T and remembers nothing else.
 
     Args:
-        guidance: of the inversion; without (scale 1) it is most exact.
+        w: guidance scale of the inversion; without guidance, at 1, it is most exact.
         strength: share of the steps that are inverted, 0 to 1.
 
     Example:
@@ -64,10 +63,10 @@ class DDIMInversion(Inverter):
     Reference: Song et al., Denoising Diffusion Implicit Models, 2010.02502.
     """
 
-    guidance: Guidance = CFG(1.0)
+    w: float = 1.0
     strength: float = 1.0
 
     def encode(self, plan: Plan, x0: Tensor, cond: Cond) -> Code:
         first = plan.first(self.strength, self)
-        found = pivots(plan, x0, cond, self.guidance, first)
+        found = pivots(plan, x0, cond, self.w, first)
         return Code(found[:, 0], plan.grid.node(first).item(), self, plan.place)

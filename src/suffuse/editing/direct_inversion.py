@@ -9,9 +9,8 @@ from torch import Tensor
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.registry import method
-from ..core.step import Guidance, Hook, Step, StepFunction
+from ..core.step import Hook, Step, StepFunction
 from ..core.value import Value, put
-from ..guidance.cfg import CFG
 from .branches import pairs_at
 from .code import Code
 from .ddim_inversion import pivots
@@ -30,7 +29,7 @@ class DirectInversion(Inverter, Hook):
         scale: share of d_t that is added; 1 is all, 0 is plain DDIM inversion.
         every: d_t is added at every so many steps, counted from the first.
         target: add d_t to the target branch too.
-        guidance: of the inversion.
+        w: guidance scale of the inversion.
         strength: share of the steps that are inverted, 0 to 1.
 
     Raises:
@@ -48,7 +47,7 @@ class DirectInversion(Inverter, Hook):
     scale: float = 1.0
     every: int = 1
     target: bool = False
-    guidance: Guidance = CFG(1.0)
+    w: float = 1.0
     strength: float = 1.0
 
     def __post_init__(self) -> None:
@@ -59,7 +58,7 @@ class DirectInversion(Inverter, Hook):
 
     def encode(self, plan: Plan, x0: Tensor, cond: Cond) -> Code:
         first = plan.first(self.strength, self)
-        path = pivots(plan, x0, cond, self.guidance, first)
+        path = pivots(plan, x0, cond, self.w, first)
         return Code(path[:, 0], plan.grid.node(first).item(), self, plan.place, {"pivots": path})
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,6 +33,7 @@ class Plan:
         grid: times of the full run.
         sampler, guidance, noise: of decoding.
         setting: of a loaded model, so that codes remember its weights.
+        guide: the guidance that a scale means to this model; of inversion.
     """
 
     denoiser: Denoiser
@@ -41,6 +42,7 @@ class Plan:
     guidance: Guidance = CFG(7.5)
     noise: Noise = Keyed(0)
     setting: Setting | None = None
+    guide: Callable[[float], Guidance] = CFG
 
     @property
     def place(self) -> Setting:

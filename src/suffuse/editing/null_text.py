@@ -60,7 +60,7 @@ class NullText(Inverter, Hook):
     def encode(self, plan: Plan, x0: Tensor, cond: Cond) -> Code:
         if not isinstance(plan.guidance, CFG) or not any(k in cond.alt.get("null", ()) for k in ENTRIES):
             raise Refused(f"NullText: fits the unconditional text of CFG, not {plan.guidance}; use CFG on a text model")
-        path = pivots(plan, x0, cond, CFG(1.0))
+        path = pivots(plan, x0, cond)
         fit = _Fit(self, plan.guidance.w)
         sample(
             plan.denoiser, Start.exactly(path[:, 0], plan.grid.node(0).item()), sampler=plan.sampler, grid=plan.grid,

@@ -92,9 +92,14 @@ def edit(
     spacing = sampler.spacing or model.defaults.spacing
     scale = model.defaults.guidance if guidance is None else guidance
     plan = Plan(
-        model.denoiser, spacing.grid(model.denoiser.process, steps, shape), sampler,
-        scale if isinstance(scale, Guidance) else model.defaults.guide(float(scale)), Keyed(seed), model.setting(shape),
-    )  # fmt: skip
+        denoiser=model.denoiser,
+        grid=spacing.grid(model.denoiser.process, steps, shape),
+        sampler=sampler,
+        guidance=scale if isinstance(scale, Guidance) else model.defaults.guide(float(scale)),
+        noise=Keyed(seed),
+        setting=model.setting(shape),
+        guide=model.defaults.guide,
+    )
     before, after = (model.condition(texts, negative_prompt, size=size) for texts in (befores, afters))
     code = inverter if isinstance(inverter, Code) else inverter.encode(plan, x0, before)
     found = decode(plan, code, before, after, editors, progress)
