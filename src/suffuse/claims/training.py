@@ -55,7 +55,7 @@ def immiscible(seed: int) -> Table:
     MLP below, which is ten times as cheap. Conditional variance of the flow target given the state at t = 0.7, eight
     Gaussians in the plane, batches of 256, from pairs of neighbouring states. Frechet distance to the digits, on the
     features of a classifier trained here, of 2000 samples of an MLP in 4 Euler steps, after 1200 steps of flow
-    matching; mean over 3 paired seeds. With 32 steps, where straight paths gain little, it is only reported, and so is
+    matching; mean over 3 paired seeds. With 32 steps, where it came out worse, it is only reported, and so is
     what NearestNoise does to the law of the noise: its mean square should be 1, its mean 0 times that of the data.
     """
     found = {name: _trained(pairing, seed) for name, pairing in ARMS.items()}
