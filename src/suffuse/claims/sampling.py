@@ -113,7 +113,7 @@ def _degree_zero(seed: int) -> float:
 
 
 def _latents(w: float, seed: int, rows: list[Mapping[str, Cell]]) -> dict[str, np.ndarray]:
-    """(CAPTIONS,) squared errors of each multistep solver at 10 steps of the bundled model, with guidance of scale w."""
+    """(CAPTIONS,) squared errors of each multistep solver at 10 steps of `shapes`, with guidance of scale w."""
     loaded = mw.model()
     run = {**mw.place(loaded, mw.captions(CAPTIONS)), "spacing": Quadratic(), "guidance": CFG(w), "noise": seed}
     end = sample(**run, sampler=DDIM(), steps=200).x

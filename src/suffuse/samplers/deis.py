@@ -76,7 +76,7 @@ class DEIS(Sampler):
         sample(denoiser, (4, 4, 32, 32), sampler=DEIS(), steps=10)
 
     Args:
-        order: degree r of the polynomial, 0 to 3.
+        order: degree r of the polynomial, 0 to 3; under strong guidance few steps are stable with 1 only.
         variant: "tAB", "rhoAB", "logrhoAB" or "iPNDM".
 
     Differs from the paper: where rho is infinite, as at the start of flows, the step is DDIM's, and only tAB uses the
