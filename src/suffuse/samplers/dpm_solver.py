@@ -35,8 +35,8 @@ class DPMSolverPP(Sampler):
         lower_order_final: lower the order in the last two steps of runs of fewer than 15.
         euler_at_final: order 1 in the last step of every run.
 
-    Of a whole run order 3 is a better method of second order, not one of third: its first step is DDIM, and D_2 has half
-    the weight of a third derivative, in the authors' code and diffusers' as here.
+    Of a whole run order 3 is a better method of second order, not one of third: its first step is DDIM, and D_2 has
+    half the weight of a third derivative, in the authors' code and diffusers' as here.
 
     Differs from diffusers' DPMSolverMultistepScheduler: in the SDE of order 3 the term of D_2 has +1/2, as in the ODE;
     with their -1/2 its error is that of order 1.

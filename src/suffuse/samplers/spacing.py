@@ -167,8 +167,8 @@ def _noise_range(process: Any, sigma_min: float | None, sigma_max: float | None)
     high = process.rho(Coef(1.0)).item() if sigma_max is None else sigma_max
     if not 0.0 < low < high < math.inf:
         raise BadInput(
-            f"sigma_min={low:g}, sigma_max={high:g}: need 0 < sigma_min < sigma_max < inf; on a process that ends in pure "
-            "noise give sigma_max=80"
+            f"sigma_min={low:g}, sigma_max={high:g}: need 0 < sigma_min < sigma_max < inf; on a process that ends in "
+            "pure noise give sigma_max=80"
         )
     return low, high
 

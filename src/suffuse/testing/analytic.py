@@ -58,7 +58,8 @@ class GaussianMixture(Denoiser):
         away = state[:, None] - alpha[:, :, None] * self.means.reshape(k, n)  # (B, K, n)
         logits = self.log_weights - 0.5 * (away**2).sum(-1) / spread - 0.5 * n * torch.log(spread)
         r = logits.softmax(-1)
-        x0 = torch.einsum("bk,bkn->bn", r, self.means.reshape(k, n) + (alpha * self.variances / spread)[..., None] * away)
+        gain = (alpha * self.variances / spread)[..., None]
+        x0 = torch.einsum("bk,bkn->bn", r, self.means.reshape(k, n) + gain * away)
         eps = torch.einsum("bk,bkn->bn", r * sigma / spread, away)
         value = process.target(x0.reshape(x.shape).to(x), eps.reshape(x.shape).to(x), t, self.kind)
         return process.predict(x, t, value, self.kind)
@@ -89,7 +90,8 @@ class Gaussian(GaussianMixture):
         process = self.process
         assert isinstance(process, GaussianProcess)
         alpha_t, alpha_s = process.alpha(Coef(t)), process.alpha(Coef(s))
-        c_t, c_s = (a * a * float(self.variances[0]) + process.sigma(Coef(u)) ** 2 for a, u in ((alpha_t, t), (alpha_s, s)))
+        own = float(self.variances[0])
+        c_t, c_s = (a * a * own + process.sigma(Coef(u)) ** 2 for a, u in ((alpha_t, t), (alpha_s, s)))
         mean = self.means[0].to(x)
         return sqrt(c_s / c_t) * (x - alpha_t * mean.expand_as(x)) + alpha_s * mean.expand_as(x)
 
@@ -97,8 +99,8 @@ class Gaussian(GaussianMixture):
 class KnownLaw(Denoiser):
     """Discrete data from a list of states with known probabilities.
 
-    The posterior of the clean state is  p(m | x_t) ~ p_m prod_i q(x_t,i | m_i);  a prediction holds its marginal of each
-    entry, which is all that a network can say.
+    The posterior of the clean state is  p(m | x_t) ~ p_m prod_i q(x_t,i | m_i);  a prediction holds its marginal of
+    each entry, which is all that a network can say.
 
     Args:
         states: (M, ...) integer states.
