@@ -41,7 +41,7 @@ def mixture(process: Process, kind: Kind = X0) -> GaussianMixture:
 @cache
 def truth(process: Process) -> Tensor:
     """Where the flow of the mixture takes `states`."""
-    return sample(mixture(process), states(), sampler=RhoRK(4), grid=even_in_log_snr(process, 400)).x
+    return sample(mixture(process), states(), sampler=RhoRK(4), grid=even_in_log_snr(process, 200)).x
 
 
 def error(sampler: Sampler, process: Process, n: int) -> float:

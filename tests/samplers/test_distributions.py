@@ -20,7 +20,7 @@ from suffuse.processes import VP, Flow, Table
 from suffuse.samplers import DDIM, DDPM, LCM, DPMSolverPP, EulerAncestral, Heun, Karras
 from suffuse.testing.analytic import Gaussian
 
-MEAN, STD, N = torch.tensor([0.7, -0.4]), 0.6, 4000
+MEAN, STD, N = torch.tensor([0.7, -0.4]), 0.6, 2500
 STOCHASTIC = [DDIM(0.6), DDPM(), EulerAncestral(), DPMSolverPP(1, sde=True), DPMSolverPP(2, sde=True),
               DPMSolverPP(3, sde=True), Heun(churn=20.0), Heun(churn=20.0, churn_min=0.05, churn_max=5.0)]  # fmt: skip
 
@@ -32,9 +32,9 @@ def test_the_law_of_the_data_comes_out(sampler, process):
     noise = Stream(torch.Generator().manual_seed(0))
     spacing = Karras(sigma_min=0.03, sigma_max=14.0)
     start = torch.randn(N, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    x = sample(denoiser, start, sampler=sampler, steps=120, spacing=spacing, noise=noise).x
-    torch.testing.assert_close(x.mean(0), MEAN.double(), atol=0.04, rtol=0)
-    torch.testing.assert_close(x.std(0), torch.full((2,), STD, dtype=torch.float64), atol=0.035, rtol=0)
+    x = sample(denoiser, start, sampler=sampler, steps=100, spacing=spacing, noise=noise).x
+    torch.testing.assert_close(x.mean(0), MEAN.double(), atol=0.05, rtol=0)
+    torch.testing.assert_close(x.std(0), torch.full((2,), STD, dtype=torch.float64), atol=0.045, rtol=0)
 
 
 def test_consistency_sampling_jumps_to_the_prediction():
