@@ -15,6 +15,14 @@ from suffuse.core.errors import BadInput, Refused
 from suffuse.training import Phase, checkpoint
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Ctrl-C as in a terminal, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def same_state(a: Path, b: Path) -> None:
     one, two = checkpoint.read(a), checkpoint.read(b)
     assert one and two and one.step == two.step
