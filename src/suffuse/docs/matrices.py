@@ -32,8 +32,7 @@ picture, and a picture in a batch is what it is alone. A number refers to the re
 between the two prompts of an edit are tried in one.
 
 The networks: `unet` as in Stable Diffusion 1 (predicts noise), `unet-sdxl` as in SDXL, `unet-v` as in Stable Diffusion
-2 (predicts v), `unet-class` a pixel UNet with classes, `sd3` as in Stable Diffusion 3, `flux`, `pixart`, `dit`.
-"""
+2 (predicts v), `unet-class` a pixel UNet with classes, `sd3` as in Stable Diffusion 3, `flux`, `pixart`, `dit`."""
 METHODS = """\
 # Methods and methods
 
@@ -52,8 +51,7 @@ PAIRS = """
 ## Pairs
 
 Of two guidances or hooks, that of the row is the outer one. A pair is tried on the first network that both work on and,
-where neither is a patch or adapter, on every kind of prediction that both work on.
-"""
+where neither is a patch or adapter, on every kind of prediction that both work on."""
 NEEDS: Mapping[str, str] = {
     "GAUSSIAN": "continuous data",
     "CATEGORICAL": "discrete data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, reduce
@@ -152,8 +153,8 @@ def outcome(bench: Bench, *methods: Method) -> str:
 def _short(reason: str, plugins: Sequence[Any]) -> str:
     """A message without the settings of the plug-ins in it, nor the name of the one that it is about."""
     for p in plugins:
-        reason = reason.replace(str(p), type(p).__name__).removeprefix(f"{type(p).__name__}: ")
-    return reason
+        reason = reason.replace(str(p), type(p).__name__)
+    return re.sub(r"^[A-Z]\w+(\(.*?\))?: ", "", reason)
 
 
 def _edits(method: Method) -> bool:
