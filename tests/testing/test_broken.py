@@ -19,7 +19,7 @@ from suffuse.core.value import Coef
 from suffuse.guidance import CFG
 from suffuse.processes.continuous import Flow
 from suffuse.samplers import DDIM
-from suffuse.testing import check_method
+from suffuse.testing import all_checks, check_method
 from suffuse.testing.checks import Failed, Subject, checks_of
 
 CALLS = []
@@ -460,3 +460,10 @@ def test_a_class_that_needs_arguments_is_refused():
 
     with pytest.raises(BadInput, match="Needy needs arguments"):
         check_method(Needy)
+
+
+def test_a_method_without_an_example_fails_by_name():
+    cases = [case for case in all_checks() if case.method.name == "Reweight"]
+    assert [str(case) for case in cases] == ["Reweight-has_an_example"]
+    with pytest.raises(Failed, match="Reweight.*examples"):
+        cases[0]()

@@ -116,10 +116,8 @@ def all_checks(examples: Mapping[str, Callable[[], Subject]] | None = None) -> l
     """Every check of every registered plug-in, for `pytest.mark.parametrize(..., ids=str)`.
 
     Args:
-        examples: name of a method -> function that makes its subject; for those whose arguments have no defaults.
-
-    Raises:
-        BadInput: such a method has no example.
+        examples: name of a method -> function that makes its subject; for those whose arguments have no defaults, which
+            fail without one.
     """
     examples = examples or {}
     cases: list[Case] = []
@@ -128,12 +126,18 @@ def all_checks(examples: Mapping[str, Callable[[], Subject]] | None = None) -> l
             continue
         make = examples.get(known.name)
         if make is None and any(a.default is REQUIRED for a in known.arguments):
-            raise BadInput(
-                f"examples: {known.name} has arguments without defaults; add a function that makes a Subject of it"
-            )
+            cases.append(Case(known, EXAMPLE, partial(Subject, known.target)))
+            continue
         shared = cache(make or partial(_default, known.target))
         cases += [Case(known, c, shared) for c in _applying(known.target)]
     return cases
+
+
+def _no_example(subject: Subject) -> None:
+    raise AssertionError("its arguments have no defaults; add a function that makes a Subject of it to `examples`")
+
+
+EXAMPLE = Check("has_an_example", "There is an instance of it to check.", object, _no_example)
 
 
 def _default(target: type) -> Subject:

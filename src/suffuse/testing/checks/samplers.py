@@ -203,11 +203,11 @@ def categories_are_drawn(subject: Subject) -> None:
     words, probs = torch.tensor([[0, 1], [1, 1], [2, 0]]), torch.tensor([0.5, 0.3, 0.2])
     for process in (Absorbing(4), Uniform(3)):
         known = KnownLaw(words, process, probs=probs)
-        found = sample(known, (1500, 2), sampler=subject.method, steps=40).x
+        found = sample(known, (600, 2), sampler=subject.method, steps=20).x
         shares = torch.stack([(found == w).all(1).double().mean() for w in words])
-        # the largest of three standard errors is 0.013; what is drawn entry by entry in one step is not counted
+        # the largest of three standard errors is 0.02; entries that are drawn in one step do not know of each other
         away = float((shares - probs).abs().max())
-        assert away < 0.06, (
+        assert away < 0.08, (
             f"the three words of {process} have shares {[round(v, 3) for v in shares.tolist()]}, not {probs.tolist()}"
         )
 
