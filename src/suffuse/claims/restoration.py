@@ -1,0 +1,132 @@
+"""Claims of restoration methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from suffuse.backbones.unet import PlainUNet
+from suffuse.core.cond import Cond
+from suffuse.core.denoiser import Network
+from suffuse.core.prediction import EPS, X0, Kind
+from suffuse.core.process import Gaussian
+from suffuse.core.step import Sampler
+from suffuse.core.training import Batch, Phase
+from suffuse.evaluation import statistics
+from suffuse.evaluation.diversity import HighFrequencyShare
+from suffuse.evaluation.image import PSNR
+from suffuse.evaluation.pictures import Pictures
+from suffuse.evaluation.reader_distance import ReaderDistance
+from suffuse.evaluation.scores import Scored
+from suffuse.processes.tables import Table as Betas
+from suffuse.restoration import Bicubic, Pairs, ResShift, Restorer
+from suffuse.restoration.degradation import enlarge
+from suffuse.samplers.ancestral import DDIM, DDPM
+from suffuse.training.denoising import Denoising
+from suffuse.training.followers import EMA
+from suffuse.training.muon import Muon
+from suffuse.training.optimisers import WarmupDecay
+from suffuse.training.trainer import Trainer
+from suffuse.world import batch, frozen, render
+
+from .claim import Cell, Figure, Table, at_least, at_most, claim
+
+STEPS, BATCH, CROP, FACTOR = 300, 16, 32, 4
+N = 128
+KAPPAS = (0.5, 1.0, 2.0, 4.0)
+METRICS: Mapping[str, Scored] = {"PSNR": PSNR(), "RFD": ReaderDistance(), "sharpness": HighFrequencyShare()}
+
+
+@claim(
+    paper="resshift",
+    expect={
+        "PSNR gain over DDPM, dB": at_least(1.0),
+        "RFD / DDPM": at_most(0.95),
+        "largest change of PSNR as kappa doubles, dB": at_most(0.0),
+        "smallest change of sharpness as kappa doubles": at_least(0.0),
+    },
+    budget=600,
+)
+def resshift(seed: int) -> Table:
+    """ResShift in 4 steps against a conditional DDPM in 4 DDIM steps, on pictures of the small world.
+
+    Super-resolution by 4 after bicubic reduction, 128 validation pictures of 64 px. All arms have the same UNet of
+    0.6 M parameters and 300 training steps on 16 crops of 32 px, with the same data and noise. PSNR, distance in the
+    reader's features (RFD), and as sharpness the share of a picture's energy at high frequencies. The DDPM predicts the
+    noise; one that predicts the clean picture, as ResShift does, is reported beside it. kappa is 0.5, 1, 2 and 4.
+    """
+    clean = render(frozen("validation")[0][:N]).rgb
+    low = torch.nn.functional.interpolate(clean, scale_factor=1 / FACTOR, mode="bicubic", antialias=True)
+    arms: dict[str, tuple[Gaussian, Kind, Sampler]] = {
+        **{f"ResShift(kappa={kappa:g})": (ResShift(kappa=kappa), X0, DDPM()) for kappa in KAPPAS},
+        "DDPM": (Betas("linear", 1e-4, 0.02), EPS, DDIM()),
+        "DDPM predicting x0": (Betas("linear", 1e-4, 0.02), X0, DDIM()),
+    }
+    made = {name: _restored(low, *arm, seed) for name, arm in arms.items()}
+    made["bicubic"] = enlarge(low, FACTOR)
+    scores = {name: _scores(pictures, clean) for name, pictures in made.items()}
+    rows: list[Mapping[str, Cell]] = [
+        {"arm": name, **{metric: statistics.mean(values) for metric, values in found.items()}}
+        for name, found in scores.items()
+    ]
+    best, base = scores["ResShift(kappa=2)"], scores["DDPM"]
+    ladder = [scores[f"ResShift(kappa={kappa:g})"] for kappa in KAPPAS]
+    changes = {
+        metric: [statistics.difference(after[metric], before[metric]) for before, after in pairwise(ladder)]
+        for metric in ("PSNR", "sharpness")
+    }
+    figures: dict[str, Figure] = {
+        "PSNR gain over DDPM, dB": statistics.difference(best["PSNR"], base["PSNR"]),
+        "RFD / DDPM": statistics.ratio(best["RFD"], base["RFD"]),
+        "largest change of PSNR as kappa doubles, dB": max(changes["PSNR"], key=lambda change: change.mean),
+        "smallest change of sharpness as kappa doubles": min(changes["sharpness"], key=lambda change: change.mean),
+        "sharpness of the true pictures": statistics.mean(HighFrequencyShare().score(Pictures(clean)).numpy()),
+    }
+    return Table(rows, figures)
+
+
+def _scores(pictures: Tensor, clean: Tensor) -> dict[str, np.ndarray]:
+    pair = Pictures(pictures, references=clean)
+    return {name: metric.score(pair).double().numpy() for name, metric in METRICS.items()}
+
+
+def _restored(low: Tensor, process: Gaussian, kind: Kind, sampler: Sampler, seed: int) -> Tensor:
+    """Low-resolution pictures, enlarged by a network that is trained here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Network(_network(), PlainUNet(), process, kind)
+    phase = Phase(Denoising(), optim=Muon(2e-3, schedule=WarmupDecay(20, 0.5)))
+    trainer = Trainer({"model": model}, phase, {"ema": EMA(decay=0.98)}, seed=seed)
+    for _ in trainer.fit(Pairs(_crops, Bicubic(FACTOR)), STEPS):
+        pass
+    trained = trainer.roles.ema.eval()
+    assert isinstance(trained, Network)
+    restorer = Restorer(trained, scale=FACTOR, sampler=sampler, steps=4)
+    parts = [restorer(low[rows], noise=seed, samples=rows.tolist()) for rows in torch.arange(len(low)).split(32)]
+    return torch.cat(parts)
+
+
+def _network() -> UNet2DModel:
+    return UNet2DModel(
+        in_channels=6,
+        out_channels=3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        add_attention=False,
+    )
+
+
+def _crops(step: int) -> Batch:
+    """One random crop of each of some fresh pictures."""
+    views, _ = batch("train", step, BATCH)
+    corners = torch.randint(views.rgb.shape[-1] - CROP + 1, (BATCH, 2), generator=torch.Generator().manual_seed(step))
+    cut = [rgb[:, t : t + CROP, x : x + CROP] for rgb, (t, x) in zip(views.rgb, corners.tolist(), strict=True)]
+    return Batch(torch.stack(cut), Cond(), step * BATCH + torch.arange(BATCH))
