@@ -21,9 +21,11 @@ _EXPORTS = {
     "cite": "core.registry",
     "from_pretrained": "loading.sources",
     "load": "loading.sources",
+    "load_method": "core.fitted",
     "recipe_of": "images",
     "replay": "rebuild",
     "sample": "core.engine",
+    "save_method": "core.fitted",
     "trace": "core.engine",
 }
 """Name -> module; imported on first use, because importing torch takes seconds."""

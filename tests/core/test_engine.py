@@ -50,6 +50,22 @@ def test_a_sample_is_what_it_would_be_alone():
     assert whole.nfe.tolist() == [12, 12, 12]
 
 
+@dataclass(frozen=True)
+class Away(Guidance):
+    """Adds the difference of two branches that CFG inside of it asks for, too."""
+
+    def __call__(self, predict, x, t, cond, at):
+        pc, pu = predict.plain.many([("cond", x, t, cond), ("null", x, t, cond.branch("null"))])
+        return predict(x, t, cond).add(0.5 * (pc.value - pu.value), of=pc)
+
+
+def test_a_row_that_a_chain_asks_for_twice_is_evaluated_once():
+    both = sample(Toy(), SHAPE, **{**RUN, "guidance": Away() | CFG(3.0)})
+    torch.testing.assert_close(both.x, sample(Toy(), SHAPE, **{**RUN, "guidance": CFG(3.5)}).x, atol=1e-5, rtol=1e-5)
+    assert both.nfe.tolist() == [12, 12, 12]
+    assert sample(Toy(), SHAPE, **{**RUN, "guidance": Away()}).nfe.tolist() == [18, 18, 18]
+
+
 def test_states_resume_split_and_join():
     whole = sample(Toy(), SHAPE, **RUN).x
     states = [run.state for run in trace(Toy(), SHAPE, **RUN)]

@@ -55,6 +55,21 @@ def test_mix_rows_put_rebase():
     assert set(KINDS) == {"eps", "x0", "v", "flow", "score", "residual"}
 
 
+@pytest.mark.parametrize("kind", [EPS, X0, V, FLOW], ids=lambda k: k.name)
+def test_differences_of_outputs_are_added_in_any_kind(kind):
+    process, t, x = Flow(), Coef(torch.tensor([0.3, 0.6])), torch.randn(2, 3)
+    p, q = (process.predict(x, t, torch.randn(2, 3), V) for _ in range(2))
+    base = process.predict(x, t, torch.randn(2, 3), kind)
+    moved = base.add(2.0 * (p.value - q.value), of=p)
+    torch.testing.assert_close(moved.eps, base.eps + 2.0 * (p.eps - q.eps), atol=1e-5, rtol=1e-5)
+
+
+def test_a_difference_of_velocities_survives_pure_noise():
+    process, x = Flow(), torch.randn(1, 3)
+    p = process.predict(x, Coef(1.0), torch.randn(1, 3), FLOW)
+    assert torch.equal(p.add(torch.ones(1, 3), of=p).value, p.value + 1.0)
+
+
 def test_logits_keep_impossible_states_impossible():
     a = Logits(torch.tensor([[2]]), torch.tensor([[[1.0, 2.0, -torch.inf]]]))
     b = Logits(torch.tensor([[2]]), torch.tensor([[[0.0, 1.0, -torch.inf]]]))

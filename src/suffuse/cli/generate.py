@@ -12,6 +12,7 @@ import typer
 from suffuse.core.errors import BadInput
 
 from .output import AsJson, show, show_json
+from .plugins import plugin
 
 if TYPE_CHECKING:
     from suffuse.core.step import Step
@@ -56,7 +57,6 @@ def generate(
 ) -> None:
     """Make pictures of a prompt; from another picture with --image, in a part of it with --mask."""
     from suffuse import load
-    from suffuse.core.expression import parse
 
     target = output or Path("out") / f"{_slug(prompt)}-{seed}{'' if number > 1 else '.png'}"
     if number > 1 and target.suffix.lower() == ".png":
@@ -66,8 +66,8 @@ def generate(
     with Bar(as_json) as bar:
         images = loaded.generate(
             prompt, negative_prompt=negative, n=number, steps=steps, guidance=_guidance(guidance), seed=seed,
-            sampler=parse(sampler) if sampler else None, spacing=parse(spacing) if spacing else None,
-            patches=[parse(p) for p in patch or ()], hooks=[parse(h) for h in hook or ()],
+            sampler=plugin(sampler) if sampler else None, spacing=plugin(spacing) if spacing else None,
+            patches=[plugin(p) for p in patch or ()], hooks=[plugin(h) for h in hook or ()],
             image=image, mask_image=mask, strength=strength, height=height, width=width, batch=batch, truncate=truncate,
             progress=bar.advance,
         )  # fmt: skip
@@ -142,12 +142,10 @@ class Bar:
 
 
 def _guidance(text: str | None) -> Any:
-    from suffuse.core.expression import parse
-
     try:
         return float(text) if text else None
     except ValueError:
-        return parse(text or "")
+        return plugin(text or "")
 
 
 def _slug(prompt: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .errors import BadInput, SuffuseError, nearest
-from .plugin import Plugin
+from .plugin import Plugin, Setting
 from .registry import REQUIRED, Method, method_of, names, resolve
 
 T = TypeVar("T")
@@ -27,6 +27,9 @@ OPERATIONS = ("during", "only")
 """What the core can do to any plug-in that has a method of this name."""
 
 CONSTANTS: Mapping[str, float] = {"inf": math.inf}
+
+VALUES: Mapping[str, Method] = {"Setting": Method(Setting, None, ())}
+"""What expressions call beside methods: what a fitted plug-in was made for."""
 
 
 def parse(text: str, base: type[T] = object) -> T:  # type: ignore[assignment]
@@ -65,7 +68,8 @@ def unparse(value: object) -> str:
         return f"{{{', '.join(f'{unparse(k)}: {unparse(v)}' for k, v in value.items())}}}"
     if (write := _WRAPPERS.get((type(value).__module__, type(value).__name__))) is not None:
         return write(value)
-    if (known := method_of(type(value))) is not None:
+    known = VALUES["Setting"] if type(value) is Setting else method_of(type(value))
+    if known is not None:
         return f"{known.name}({', '.join(_given(known, value))})"
     raise BadInput(f"value {value!r:.60}: an expression cannot say a {type(value).__name__}; save it to a file instead")
 
@@ -147,7 +151,7 @@ def _construct(name: str, arguments: list[Any], keywords: list[tuple[str, Any]])
     if name in OPERATIONS:
         return _operate(name, arguments, keywords)
     try:
-        known = resolve(name)
+        known = VALUES.get(name) or resolve(name)
     except BadInput:
         raise BadInput(f"method {name!r} is unknown; {nearest(name, {*names(), *OPERATIONS} - {name})}") from None
     if not isinstance(known.target, type) or not dataclasses.is_dataclass(known.target):

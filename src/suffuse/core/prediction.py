@@ -129,6 +129,17 @@ class Affine(Prediction):
         """The prediction with `eps` added to its noise."""
         return self.with_(eps=self.eps + eps)
 
+    def add(self, delta: Value, of: Affine) -> Affine:
+        """The prediction with `delta`, a difference of outputs of the kind of `of`, added to it.
+
+        Differences of all kinds are proportional, by one number a sample: a guidance may form, mask and weigh them in
+        the network's own output, where nothing is lost at either end of the process.
+        """
+        if all(m is n or (m.shared and n.shared and m.d == n.d) for m, n in zip(self.row, of.row, strict=True)):
+            return replace(self, value=self.value + delta)
+        own, theirs = (p.a * p.row[1] - p.s * p.row[0] for p in (self, of))
+        return replace(self, value=combine((1.0, self.value), (own / theirs, delta)))
+
     def rebase(self, x: Value) -> Affine:
         """The same noise seen from another state `x` at the same time."""
         return replace(self.with_(eps=self.eps), x=x)

@@ -196,6 +196,10 @@ class Chain(Guidance):
 
     parts: tuple[Guidance, ...]
 
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return tuple(inner for g in self.parts for inner in g.bare)
+
     def prompts(self) -> Mapping[str, Any]:
         return {k: v for g in self.parts for k, v in g.prompts().items()}
 
@@ -213,6 +217,10 @@ class Window(Guidance):
     inner: Guidance
     start: float
     stop: float
+
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return self.inner.bare
 
     def prompts(self) -> Mapping[str, Any]:
         return self.inner.prompts()
@@ -244,6 +252,10 @@ class HookWindow(Hook):
     start: float
     stop: float
 
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return self.inner.bare
+
     def prompts(self) -> Mapping[str, Any]:
         return self.inner.prompts()
 
@@ -258,20 +270,30 @@ class HookWindow(Hook):
 class Predict:
     """`predict(x, t, cond=None, path="")` -> Prediction for the samples at hand; every evaluation is counted.
 
+    What guidances of one chain ask twice is evaluated once: a row at the same state, time and condition is known.
+
     Args:
         denoiser: what is asked.
         at: the step that asks.
         guidance: what stands between, outermost first.
         cond: default condition.
         path: prefix of the paths of its rows.
+        known: evaluations made for this prediction; shared along a chain.
     """
 
-    __slots__ = ("at", "cond", "denoiser", "guidance", "path")
+    __slots__ = ("at", "cond", "denoiser", "guidance", "known", "path")
 
     def __init__(
-        self, denoiser: Denoiser, at: Step, guidance: tuple[Guidance, ...] = (), cond: Cond = EMPTY, path: str = ""
+        self,
+        denoiser: Denoiser,
+        at: Step,
+        guidance: tuple[Guidance, ...] = (),
+        cond: Cond = EMPTY,
+        path: str = "",
+        known: Known | None = None,
     ):
         self.denoiser, self.at, self.guidance, self.cond, self.path = denoiser, at, guidance, cond, path
+        self.known = known
 
     def __call__(self, x: Value, t: Coef, cond: Cond | None = None, path: str = "") -> Any:
         return self.many([(path, x, t, cond)])[0]
@@ -283,26 +305,30 @@ class Predict:
         """
         if self.guidance:
             first, rest = self.guidance[0], self.guidance[1:]
-            out = []
+            out, known = [], Known() if self.known is None else self.known
             for path, x, t, cond in calls:
                 whole = self._join(path)
-                inner = Predict(self.denoiser, self.at, rest, self.cond, whole)
+                inner = Predict(self.denoiser, self.at, rest, self.cond, whole, known)
                 at = self.at.scoped(("guidance", len(rest), type(first).__name__), whole)
                 out.append(first(inner, x, t, self.cond if cond is None else cond, at))
             return out
         jobs = [(self._join(path), x, Coef(t), self.cond if cond is None else cond) for path, x, t, cond in calls]
-        results: list[Any] = [None] * len(jobs)
-        waiting = list(range(len(jobs)))
+        results = [None if self.known is None else self.known.find(job) for job in jobs]
+        waiting = [j for j, found in enumerate(results) if found is None]
+        # Functions of t are evaluated before branches are grouped: only tensors tell what goes together.
+        ready = [(path, x, t, cond.at(t)) for path, x, t, cond in jobs]
         while waiting:
-            head = jobs[waiting[0]]
+            head = ready[waiting[0]]
             group = [
                 j
                 for j in waiting
-                if j == waiting[0] or (_shape(jobs[j][1]) == _shape(head[1]) and head[3].joins(jobs[j][3]))
+                if j == waiting[0] or (_shape(ready[j][1]) == _shape(head[1]) and head[3].joins(ready[j][3]))
             ]
             group = group[:chunk] if chunk else group
-            for j, p in zip(group, self._evaluate([jobs[j] for j in group]), strict=True):
+            for j, p in zip(group, self._evaluate([ready[j] for j in group]), strict=True):
                 results[j] = p
+                if self.known is not None:
+                    self.known.keep(jobs[j], p)
             waiting = [j for j in waiting if j not in group]
         return results
 
@@ -322,6 +348,11 @@ class Predict:
             p = self.denoiser(x, t, Cond.cat([c for *_, c in jobs]))
         return [p[size * k : size * (k + 1)] for k in range(len(jobs))]
 
+    @property
+    def plain(self) -> Predict:
+        """The same question to the network itself, without guidance in between."""
+        return Predict(self.denoiser, self.at, (), self.cond, self.path, self.known)
+
     def __getitem__(self, rows: Any) -> Predict:
         """The same for some of the samples; give x, t and cond of those rows."""
         return Predict(self.denoiser, self.at[rows], self.guidance, self.cond[rows], self.path)
@@ -336,7 +367,34 @@ class Predict:
 
     def through(self, *guidance: Guidance) -> Predict:
         """The same question with more guidance in between."""
-        return Predict(self.denoiser, self.at, (*guidance, *self.guidance), self.cond, self.path)
+        return Predict(self.denoiser, self.at, (*guidance, *self.guidance), self.cond, self.path, self.known)
+
+
+Job: TypeAlias = tuple[str, Value, Coef, Cond]
+"""One branch to evaluate: path, state, time, condition."""
+
+
+class Known:
+    """Evaluations made for one prediction, by path; it lives as long as the question that a sampler asks."""
+
+    __slots__ = ("made",)
+
+    def __init__(self) -> None:
+        self.made: dict[str, list[tuple[Job, Any]]] = {}
+
+    def find(self, job: Job) -> Any:
+        """The prediction of this branch, or None; states and conditions are compared by identity."""
+        path, x, t, cond = job
+        for (_, x_k, t_k, cond_k), p in self.made.get(path, ()):
+            entries = cond.entries
+            if x_k is x and t_k.d is t.d and entries.keys() == cond_k.entries.keys():
+                if all(cond_k.entries[k] is v for k, v in entries.items()):
+                    return p
+        return None
+
+    def keep(self, job: Job, p: Any) -> None:
+        """Remember a prediction; the job is kept with it, so that identities stay what they are."""
+        self.made.setdefault(job[0], []).append((job, p))
 
 
 def _shape(x: Value) -> Any:
