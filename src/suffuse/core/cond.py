@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .prompt import Stepwise
+
 
 def _rows(value: Any, rows: Any) -> Any:
     if callable(value) and not hasattr(value, "__getitem__"):
@@ -16,12 +18,29 @@ def _rows(value: Any, rows: Any) -> Any:
     return value[rows]
 
 
+def _kind(value: Any) -> Any:
+    """What rows of two entries must share to make one batch; None where they never do."""
+    return (value.shape[1:], value.dtype) if isinstance(value, (Tensor, Stepwise)) else None
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    changing = [v for v in values if isinstance(v, Stepwise)]
+    return changing[0].cat(values) if changing else torch.cat(list(values))
+
+
+def _mapped(function: Any, value: Any) -> Any:
+    if isinstance(value, Stepwise):
+        return value.map(function)
+    return function(value) if isinstance(value, Tensor) else value
+
+
 @dataclass(frozen=True)
 class Cond(Mapping[str, Any]):
     """Named batch-first entries, the alternatives a guidance may ask for, and where the words are.
 
     `c | d` joins (d wins), `c[rows]` takes rows, `c["text"]` is an entry, `c.alt["null"]` another Cond for the same
-    rows. An entry may be a function of t; a denoiser calls `c.at(t)` once and everything behind it sees tensors.
+    rows. An entry may be a function of t (`Stepwise` is one that joins and splits like a tensor); who asks the network
+    calls `c.at(t)` once and everything behind it sees tensors.
 
     Args:
         entries: name -> tensor (B, ...) or any batched value with `[rows]`.
@@ -67,18 +86,22 @@ class Cond(Mapping[str, Any]):
         return Cond({**self.entries, **other.entries}, self.alt, other.spans)
 
     def at(self, t: Any) -> Cond:
-        """Entries that depend on time, evaluated."""
-        if not any(callable(v) and not isinstance(v, Tensor) for v in self.entries.values()):
+        """Entries that depend on time, evaluated, those of the alternatives too."""
+        if not self._timed:
             return self
-        return replace(
-            self, entries={k: v(t) if callable(v) and not isinstance(v, Tensor) else v for k, v in self.entries.items()}
-        )
+        entries = {k: v(t) if callable(v) else v for k, v in self.entries.items()}
+        return Cond(entries, {k: c.at(t) for k, c in self.alt.items()}, self.spans)
+
+    @property
+    def _timed(self) -> bool:
+        return any(map(callable, self.entries.values())) or any(c._timed for c in self.alt.values())
 
     @property
     def rows(self) -> int | None:
         """Batch size, or None where there are no entries."""
         for v in self.entries.values():
-            return v.shape[0] if isinstance(v, Tensor) else len(v)
+            if hasattr(v, "__len__"):
+                return len(v)
         return None
 
     def repeat(self, n: int) -> Cond:
@@ -88,7 +111,7 @@ class Cond(Mapping[str, Any]):
 
     def map(self, function: Any) -> Cond:
         """`function` on every tensor entry, alternatives included (dtype, device)."""
-        entries = {k: function(v) if isinstance(v, Tensor) else v for k, v in self.entries.items()}
+        entries = {k: _mapped(function, v) for k, v in self.entries.items()}
         return Cond(entries, {k: c.map(function) for k, c in self.alt.items()}, self.spans)
 
     @staticmethod
@@ -97,7 +120,7 @@ class Cond(Mapping[str, Any]):
         first = conds[0]
         if len(conds) == 1:
             return first
-        entries = {k: torch.cat([c.entries[k] for c in conds]) for k in first.entries}
+        entries = {k: _joined([c.entries[k] for c in conds]) for k in first.entries}
         shared = set(first.alt).intersection(*(c.alt for c in conds))
         spans = [s for c in conds for s in c.spans] if all(c.spans for c in conds) else ()
         return Cond(entries, {k: Cond.cat([c.alt[k] for c in conds]) for k in first.alt if k in shared}, spans)
@@ -105,9 +128,5 @@ class Cond(Mapping[str, Any]):
     def joins(self, other: Cond) -> bool:
         """True when rows of both fit in one batch."""
         return self.entries.keys() == other.entries.keys() and all(
-            isinstance(v, Tensor)
-            and isinstance(w := other.entries[k], Tensor)
-            and v.shape[1:] == w.shape[1:]
-            and v.dtype == w.dtype
-            for k, v in self.entries.items()
+            _kind(v) is not None and _kind(v) == _kind(other.entries[k]) for k, v in self.entries.items()
         )
