@@ -341,6 +341,21 @@ def test_windows_of_patches_with_parameters_have_them() -> None:
     assert len(list(adapter.parameters())) == 1 and len(list(Bias().only("cond").on(net("unet")).parameters())) == 1
     assert torch.equal(run("unet", Bias().during(0.5, 1.0).on(net("unet")), steps=1), run("unet", steps=1))
     assert not torch.equal(run("unet", adapter), run("unet"))
+    for wrapped in (Bias().during(0.0, 0.5), Bias().only("cond").during(0.0, 0.5)):
+        with pytest.raises(Refused, match=r"has parameters.*\.on\(denoiser\)"):
+            net("unet").with_(wrapped)
+
+
+def test_what_is_in_windows_and_adapters_is_found() -> None:
+    @dataclass(frozen=True)
+    class Prompted(Scaled):
+        def prompts(self):
+            return {"away": "a text"}
+
+    patch = Prompted(0.5, "resnet")
+    assert patch.during(0.0, 0.5).only("cond").bare == patch.on(net("unet")).bare == (patch,)
+    assert patch.during(0.0, 0.5).prompts() == {"away": "a text"}
+    assert (CFG(3.0).during(0.0, 0.5) | CFG(2.0)).bare == (CFG(3.0), CFG(2.0))
 
 
 # text and image tokens ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .noise import Noise
 from .plugin import Needs, Prompt
 from .process import Process
 from .recipe import Recipe, hash_of, recipe
-from .step import Guidance, Hook, Sampler, Step, StepFunction, _chain
+from .step import Guidance, Hook, Sampler, Step, StepFunction
 from .value import Value
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ class Generation:
 
     def _parts(self) -> Iterator[slice]:
         rows = len(self.ids)
-        plugins = (self.sampler, *_chain(self.guidance), *self.patches, *self.hooks)
-        coupled = [p for p in plugins if Needs.COUPLES in getattr(p, "needs", Needs.NOTHING)]
+        plugins = [b for p in (self.sampler, self.guidance, *self.patches, *self.hooks) for b in p.bare]
+        coupled = [p for p in plugins if Needs.COUPLES in p.needs]
         if coupled and self.batch < rows:
             raise Refused(
                 f"batch={self.batch}: {coupled[0]} lets all {rows} pictures influence each other; leave batch out"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .memory import join, take
-from .plugin import Plugin
+from .plugin import Plugin, Prompt
 from .site import Site, Sites, sites_of
 
 if TYPE_CHECKING:
@@ -76,6 +76,13 @@ class Wrapped(Patch):
     """A patch that hands some calls to another and lets the rest pass."""
 
     inner: Patch
+
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return self.inner.bare
+
+    def prompts(self) -> Mapping[str, Prompt]:
+        return self.inner.prompts()
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -175,6 +182,11 @@ class Adapter(nn.Module):
         self.patch, self.scale = patch, scale
         self.names = list(parts)
         self.parts = nn.ModuleList(parts.values())
+
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        """The patch, without parameters and windows; see `Plugin.bare`."""
+        return self.patch.bare
 
     def part(self, name: str) -> nn.Module:
         """The part of the site `name`."""

@@ -70,6 +70,11 @@ class Plugin:
 
     needs: ClassVar[Needs] = Needs.NOTHING
 
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        """The plug-ins that it is made of, without chains, windows and parameters around them; most often itself."""
+        return (self,)
+
     def prompts(self) -> Mapping[str, Prompt]:
         """Texts that the model is to encode for this plug-in: name -> prompt, found later as `cond.alt[name]`."""
         return {}

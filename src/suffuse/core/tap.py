@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from .call import Binding, Call, Frame, stack, using
 from .errors import Refused
 from .memory import Rows, rows_of
-from .patch import Adapter, Patch, Wrapped
+from .patch import Adapter, Patch
 from .site import sites_of
 
 
@@ -121,7 +121,7 @@ def bind(item: Patch | Adapter, net: Any) -> Binding:
         handlers = {by_name[n].module: (by_name[n], part) for n, part in zip(item.names, item.parts, strict=True)}
         binding = Binding(item.patch, handlers, item)
     else:
-        if type(item).make is not Patch.make and not isinstance(item, Wrapped):
+        if any(isinstance(p, Patch) and type(p).make is not Patch.make for p in item.bare):
             raise Refused(
                 f"{item}: has parameters, which a value cannot hold; make an adapter of it with .on(denoiser)"
             )
