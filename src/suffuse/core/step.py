@@ -200,10 +200,6 @@ class Chain(Guidance):
     def bare(self) -> tuple[Plugin, ...]:
         return tuple(inner for g in self.parts for inner in g.bare)
 
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return tuple(inner for g in self.parts for inner in g.bare)
-
     def prompts(self) -> Mapping[str, Any]:
         return {k: v for g in self.parts for k, v in g.prompts().items()}
 
@@ -221,10 +217,6 @@ class Window(Guidance):
     inner: Guidance
     start: float
     stop: float
-
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self.inner.bare
 
     @property
     def bare(self) -> tuple[Plugin, ...]:
@@ -259,10 +251,6 @@ class HookWindow(Hook):
     inner: Hook
     start: float
     stop: float
-
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self.inner.bare
 
     @property
     def bare(self) -> tuple[Plugin, ...]:
