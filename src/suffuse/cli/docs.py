@@ -24,6 +24,18 @@ def build(
 
 
 @app.command()
+def sheets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="Methods; by default all.")] = None,
+) -> None:
+    """Draw the contact sheets of docs/gallery.md; takes minutes."""
+    from suffuse.docs.gallery import draw
+    from suffuse.docs.pages import folder
+
+    for path in draw(folder(), names or ()):
+        print(f"docs/gallery/{path.name}")
+
+
+@app.command()
 def check() -> None:
     """Fail where a generated page is not what the code would write now."""
     from suffuse.docs.pages import stale, untried

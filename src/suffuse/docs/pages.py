@@ -10,14 +10,16 @@ from suffuse.core.errors import BadInput
 from suffuse.core.files import atomic_write
 
 from . import matrices
+from .gallery import gallery_page
 from .methods import methods_page
 from .papers import papers_page
 
 PAGES: Mapping[str, Callable[[], str]] = {
+    "gallery.md": lambda: gallery_page(folder()),
     "methods.md": methods_page,
     "papers.md": papers_page,
-    "matrix-architectures.md": lambda: matrices.architectures_page(_folder()),
-    "matrix-methods.md": lambda: matrices.methods_page(_folder()),
+    "matrix-architectures.md": lambda: matrices.architectures_page(folder()),
+    "matrix-methods.md": lambda: matrices.methods_page(folder()),
 }
 """File in docs/ -> what writes its text. A new page is a function in a module of its own, and a line here."""
 
@@ -29,21 +31,22 @@ def build(*, measure: bool = False, progress: Callable[[str], None] = lambda wha
         measure: first try every method on every architecture and with every other method; takes minutes.
         progress: called with what is tried next.
     """
-    tried = [matrices.measure(_folder(), progress)] if measure else []
-    return tried + [atomic_write(_folder() / name, text().encode()) for name, text in PAGES.items()]
+    tried = [matrices.measure(folder(), progress)] if measure else []
+    return tried + [atomic_write(folder() / name, text().encode()) for name, text in PAGES.items()]
 
 
 def stale() -> list[str]:
     """Names of the pages that are missing or are not what `build` would write."""
-    return [name for name, text in PAGES.items() if _read(_folder() / name) != text()]
+    return [name for name, text in PAGES.items() if _read(folder() / name) != text()]
 
 
 def untried() -> list[str]:
     """Methods that came, or went, since the matrices were last measured."""
-    return matrices.untried(_folder())
+    return matrices.untried(folder())
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """docs/ of the checkout."""
     if not in_checkout():
         raise BadInput("docs: pages are generated in the repository; run this in a clone of it")
     return CHECKOUT / "docs"
