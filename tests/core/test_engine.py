@@ -12,6 +12,7 @@ from suffuse.core.denoiser import Denoiser, count_evaluation
 from suffuse.core.engine import Start, State, sample, trace
 from suffuse.core.errors import BadInput, Diverged, Refused
 from suffuse.core.grid import Grid, Spacing
+from suffuse.core.plugin import Needs
 from suffuse.core.prediction import EPS, X0
 from suffuse.core.process import Parts
 from suffuse.core.step import Guidance, Hook
@@ -19,7 +20,7 @@ from suffuse.core.value import Coef, Tree
 from suffuse.guidance import CFG
 from suffuse.processes import VP, Absorbing, Flow
 from suffuse.restoration import ResShift
-from suffuse.samplers import DDIM, DDPM, Ancestral
+from suffuse.samplers import DDIM, DDPM, Ancestral, Heun
 
 COND = Cond({"shift": torch.tensor([[1.0], [2.0], [3.0]])}, {"null": Cond({"shift": torch.zeros(3, 1)})})
 
@@ -219,6 +220,49 @@ def test_refusals_and_nan():
 
     with pytest.raises(Diverged, match="step 1 of 6"):
         sample(Broken(), SHAPE, **RUN)
+
+
+@dataclass(frozen=True)
+class Needing(Hook, Guidance):
+    """Does nothing, and needs what it is told to."""
+
+    needs: Needs
+
+    def __call__(self, step, x, at, *_):
+        return step(x, at)
+
+
+@pytest.mark.parametrize(
+    ("needs", "change", "words"),
+    [
+        (Needs.CATEGORICAL, {}, "VP is Gaussian; leave it out"),
+        (Needs.ONE_EVALUATION, {"sampler": Heun()}, r"Heun\(.*\) asks for several; use one such as DDIM"),
+        (Needs.UNCONDITIONAL, {"cond": COND.alt["null"]}, "no alternative 'null'"),
+    ],
+)
+def test_what_a_hook_or_guidance_needs_is_there_or_it_is_refused_before_the_run(needs, change, words):
+    part = Needing(needs)
+    for plug in ({"hooks": [part]}, {"hooks": [Hook.during(part, 0.9, 1.0)]}, {"guidance": CFG(1.0) | part}):
+        with pytest.raises(Refused, match=f"Needing.*{words}"):
+            next(trace(Toy(), SHAPE, **{**RUN, "guidance": None, **change, **plug}))
+    with pytest.raises(Refused, match="Needing.*Absorbing is categorical"):
+        next(trace(Toy(Absorbing(K=3)), (2, 4), sampler=Ancestral(), hooks=[Needing(Needs.GAUSSIAN)]))
+
+
+def test_the_outermost_guidance_stands_outside():
+    part = Needing(Needs.OUTERMOST)
+    next(trace(Toy(), SHAPE, **{**RUN, "guidance": part | CFG(3.0)}))
+    with pytest.raises(Refused, match="Needing.*outermost"):
+        next(trace(Toy(), SHAPE, **{**RUN, "guidance": CFG(3.0) | part}))
+
+
+def test_cfg_needs_an_unconditional_prediction_unless_it_is_neutral():
+    alone = COND.alt["null"]
+    assert sample(Toy(), SHAPE, **{**RUN, "cond": alone, "guidance": CFG(1.0)}).nfe.tolist() == [6, 6, 6]
+    with pytest.raises(Refused, match="CFG.*no alternative 'null'"):
+        sample(Toy(), SHAPE, **{**RUN, "cond": alone})
+    with pytest.raises(BadInput, match=r"cond.alt\['null'\] is missing, it has none"):
+        Toy().guided(CFG(3.0))(torch.zeros(SHAPE), 0.5, alone)
 
 
 def test_views_share_weights_and_processes_exchange():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import BadInput
 from .prompt import Stepwise
 
 
@@ -81,7 +82,8 @@ class Cond(Mapping[str, Any]):
     def branch(self, name: str) -> Cond:
         """The alternative `name`, completed by this Cond's own entries (a null drops meaning, never structure)."""
         if name not in self.alt:
-            raise KeyError(f"the condition has no alternative {name!r}; it has: {', '.join(self.alt) or 'none'}")
+            have = ", ".join(self.alt) or "none"
+            raise BadInput(f"cond.alt[{name!r}] is missing, it has {have}; give the alternative by cond.with_alt(...)")
         other = self.alt[name]
         return Cond({**self.entries, **other.entries}, self.alt, other.spans)
 

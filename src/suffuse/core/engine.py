@@ -20,8 +20,8 @@ from .grid import Grid, Spacing
 from .law import Delta, Law
 from .memory import Memory, join, take
 from .noise import Keyed, Noise
-from .patch import Patch
-from .plugin import Needs, Setting
+from .patch import Adapter, Patch
+from .plugin import Needs, Plugin, Setting
 from .process import Categorical, Gaussian, Process
 from .step import Guidance, Hook, RunContext, Sampler, Session, Step, StepFunction, _chain
 from .value import Value, batch_size
@@ -149,7 +149,7 @@ def trace(
     if isinstance(x, Start):
         start = x.t if start is None else start
     grid = grid or grid_of(process, sampler, spacing, steps, x)
-    _check(process, sampler, guidance, patches, noise)
+    _check(process, cond, sampler, () if guidance is None else guidance.bare, [*patches, *hooks])
     place = place_of(denoiser, grid, sampler, guidance, setting)
     sampler, hooks = sampler.bind(place), [h.bind(place) for h in hooks]
     guidances = _chain(guidance.bind(place)) if guidance is not None else ()
@@ -299,15 +299,25 @@ def _start(x: Any, process: Process, noise: Noise, samples: Sequence[int] | None
     return State(drawn, i, ids)
 
 
-def _check(process: Process, sampler: Sampler, guidance: Guidance | None, patches: Sequence[Any], noise: Noise) -> None:
-    parts = [sampler, *(_chain(guidance) if guidance else ()), *patches]
-    for part in parts:
-        needs: Needs = getattr(part, "needs", Needs.NOTHING)
+def _check(
+    process: Process, cond: Cond, sampler: Sampler, guidances: Sequence[Plugin], others: Sequence[Plugin | Adapter]
+) -> None:
+    """Refuse what a plug-in needs and this run does not have; `guidances` begin with the outermost."""
+    for part in [inner for p in (sampler, *guidances, *others) for inner in p.bare]:
+        needs, kind = part.needs, type(process).__name__
         if Needs.GAUSSIAN in needs and isinstance(process, Categorical):
-            raise Refused(
-                f"{part}: needs a Gaussian process and {type(process).__name__} is categorical; use Ancestral()"
-            )
+            remedy = "use Ancestral()" if part is sampler else "leave it out, or use a model of continuous data"
+            raise Refused(f"{part}: needs a Gaussian process and {kind} is categorical; {remedy}")
         if Needs.CATEGORICAL in needs and isinstance(process, Gaussian):
+            remedy = "use DDIM()" if part is sampler else "leave it out, or use a model of discrete data"
+            raise Refused(f"{part}: needs a categorical process and {kind} is Gaussian; {remedy}")
+        if Needs.ONE_EVALUATION in needs and sampler.many:
+            raise Refused(f"{part}: needs one evaluation a step and {sampler} asks for several; use one such as DDIM()")
+        if Needs.UNCONDITIONAL in needs and "null" not in cond.alt and part != part.neutral():
             raise Refused(
-                f"{part}: needs a categorical process and {type(process).__name__} is Gaussian; use DDIM()"
+                f"{part}: needs an unconditional prediction and the condition has no alternative 'null'; "
+                "give cond.with_alt(null=...), or leave the guidance out"
             )
+    for outer, part in zip(guidances, guidances[1:], strict=False):
+        if Needs.OUTERMOST in part.needs:
+            raise Refused(f"{part}: needs to be the outermost guidance and is inside of {outer}; exchange them")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.cond import Cond
+from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.step import Guidance, Predict, Step
 from ..core.value import Coef, Value
@@ -26,6 +27,7 @@ class CFG(Guidance):
 
     w: float = 7.5
 
+    needs = Needs.UNCONDITIONAL
     evaluations = 2
 
     def neutral(self) -> CFG:
