@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..core.cond import Cond
+from ..core.errors import BadInput
 from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.step import Hook, Step, StepFunction
@@ -22,6 +24,9 @@ class MaskedBlend(Hook):
     Args:
         path: name of that alternative.
 
+    Raises:
+        BadInput: there is no such alternative, or something is missing in it.
+
     Reference: Avrahami et al., Blended Latent Diffusion, 2206.02779.
 
     Differs from the paper: eps is one draw for the whole run, as in diffusers' pipelines, so that the kept part moves
@@ -33,7 +38,13 @@ class MaskedBlend(Hook):
     needs = Needs.GAUSSIAN
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
-        known = step.cond.alt[self.path]
+        known = step.cond.alt.get(self.path, Cond())
+        missing = [k for k in ("x0", "noise", "mask") if k not in known]
+        if missing:
+            raise BadInput(
+                f"{self}: cond.alt[{self.path!r}] has no {missing[0]!r}; give cond.with_alt({self.path}=Cond(...)) "
+                "with x0, noise and mask, or mask_image to Model.generate"
+            )
         out, x0, mask = step(x, at), known["x0"], known["mask"]
         kept = x0 if at.i == at.n - 1 else at.process.alpha(at.s) * x0 + at.process.sigma(at.s) * known["noise"]
         return mask * out + (1.0 - mask) * kept
