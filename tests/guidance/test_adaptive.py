@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.plugin import Setting
 from suffuse.guidance import CFG, AdaptiveGuidance, LinearAG, ScheduledCFG
 from suffuse.guidance.adaptive import search_policy
-from suffuse.samplers import DDIM
+from suffuse.processes import Absorbing
+from suffuse.samplers import DDIM, Ancestral, Heun, RhoRK
+from suffuse.testing.analytic import KnownLaw
 from suffuse.testing.fixtures import conditions, fixture, states
 
 NAMES = ("unet", "unet-v", "sd3", "pixart", "dit")
@@ -75,9 +78,35 @@ def test_linear_estimates_save_evaluations_and_beat_repeating():
     assert (got.x - full).norm() < (repeated - full).norm()
 
 
-def test_without_replaced_steps_linear_is_cfg():
-    linear = LinearAG(3.0, ((),) * STEPS, LinearAG.fit(**settings("unet"), w=3.0).made_for)
-    close(sample(**settings("unet"), guidance=linear).x, sample(**settings("unet"), guidance=CFG(3.0)).x)
+@pytest.mark.parametrize("name", ["unet", "sd3"])
+def test_without_replaced_steps_linear_is_cfg(name):
+    linear = LinearAG(3.0, ((),) * STEPS, LinearAG.fit(**settings(name), w=3.0).made_for)
+    assert torch.equal(sample(**settings(name), guidance=linear).x, sample(**settings(name), guidance=CFG(3.0)).x)
+
+
+def test_linear_estimates_are_finite_at_pure_noise():
+    # at t = 1 a flow has no data left in its state, and both predictions have the same noise
+    linear = LinearAG.fit(**settings("sd3"), w=3.0, replaced=[0, 2])
+    assert linear.table[0] and linear.table[2]
+    got, full = (sample(**settings("sd3"), guidance=g) for g in (linear, CFG(3.0)))
+    assert got.nfe.tolist() == [2 * STEPS - 2] * 4
+    assert (got.x - full.x).norm() < (sample(**settings("sd3"), guidance=CFG(1.0)).x - full.x).norm()
+
+
+@pytest.mark.parametrize("sampler", [Heun(), RhoRK()], ids=lambda s: type(s).__name__)
+def test_a_table_of_steps_needs_a_sampler_that_asks_once_a_step(sampler):
+    with pytest.raises(Refused, match="LinearAG.*needs one evaluation a step"):
+        LinearAG.fit(**{**settings("unet"), "sampler": sampler}, w=3.0)
+    linear = LinearAG.fit(**settings("unet"), w=3.0)
+    with pytest.raises(Refused, match="LinearAG.*needs one evaluation a step"):
+        sample(**{**settings("unet"), "sampler": sampler}, guidance=CFG(2.0) | linear.during(0.0, 0.5))
+
+
+def test_linear_guidance_is_refused_on_discrete_data():
+    words = KnownLaw(torch.tensor([[0, 1], [1, 0]]), Absorbing(3))
+    cond = Cond({}, {"null": Cond()})
+    with pytest.raises(Refused, match="LinearAG.*Absorbing is categorical"):
+        LinearAG.fit(words, (2, 2), w=3.0, sampler=Ancestral(), steps=4, cond=cond)
 
 
 @pytest.mark.parametrize("change", [{"steps": STEPS + 1}, {"sampler": DDIM(0.5)}, {"setting": Setting(model="other")}])

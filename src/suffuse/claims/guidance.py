@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -75,20 +76,19 @@ def adaptive_guidance(seed: int) -> Table:
 
 
 def _linear_errors(loaded: Model, texts: list[Caption], linear: LinearAG, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) error of the estimate, and of repeating the last evaluated prediction, over the replaced steps."""
+    """(n,) error of the estimate, and of repeating the last evaluated prediction, in eps, over the replaced steps."""
     recorder = Recording(CFG(mw.GUIDANCE))
     sample(**mw.place(loaded, texts), guidance=recorder, sampler=DDIM(), steps=STEPS, noise=seed)
     estimated, repeated = torch.zeros(len(texts)).double(), torch.zeros(len(texts)).double()
     known: list[Tensor] = []  # what LinearAG has of the unconditional predictions, estimates included
     last = torch.zeros(())
     for i, (_, pu) in enumerate(recorder.pairs):
-        truth = pu.eps
         if not linear.table[i]:
-            last = truth
-            known.append(truth)
+            last = pu.eps
+            known.append(pu.value)
             continue
-        history = [c.eps for c, _ in recorder.pairs[: i + 1]] + known
+        history = [c.value for c, _ in recorder.pairs[: i + 1]] + known
         known.append(sum(b * e for b, e in zip(linear.table[i], history, strict=True)))
-        estimated += flat(known[-1] - truth).double().pow(2).sum(1)
-        repeated += flat(last - truth).double().pow(2).sum(1)
+        estimated += flat(replace(pu, value=known[-1]).eps - pu.eps).double().pow(2).sum(1)
+        repeated += flat(last - pu.eps).double().pow(2).sum(1)
     return estimated.sqrt().numpy(), repeated.sqrt().numpy()

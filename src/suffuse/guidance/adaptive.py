@@ -20,7 +20,7 @@ from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import grid_of, place_of, sample
 from ..core.errors import BadInput
-from ..core.plugin import Needs, Setting
+from ..core.plugin import Needs, Plugin, Setting
 from ..core.registry import method
 from ..core.step import Guidance, Predict, Sampler, Step
 from ..core.value import Coef, Value, combine, dot, flat, norm
@@ -59,7 +59,8 @@ class AdaptiveGuidance(Guidance):
     threshold: float = 0.991
     space: str = "eps"
 
-    needs = Needs.GAUSSIAN
+    needs = Needs.GAUSSIAN | Needs.UNCONDITIONAL
+    evaluations = 2
 
     def __post_init__(self) -> None:
         if self.space not in ("eps", "x0"):
@@ -102,7 +103,7 @@ class AdaptiveGuidance(Guidance):
             raise BadInput(
                 f"share={share}: CFG spends two evaluations a step and none is saved below half; give 0.5 < share < 1"
             )
-        recorder = Recording(CFG(w))
+        recorder = Recording(cls(w, space=space))
         sample(denoiser, x, guidance=recorder, **run)
         gamma = torch.stack([cls(w, space=space).gamma(c, u) for c, u in recorder.pairs])  # (n, B)
 
@@ -124,7 +125,9 @@ class LinearAG(Guidance):
     """CFG in which chosen steps estimate e(x_t, null) = sum_{j<=i} b^c_j e_j(c) + sum_{j<i} b^n_j e_j(null).
 
     The scalars b are fitted for each replaced step by least squares on recorded runs. Estimates enter the history in
-    place of the evaluations that they replace.
+    place of the evaluations that they replace. e is what the network itself puts out, as in CFG: eps for the paper's
+    networks, v or the velocity of a flow for others. These differ from eps by a multiple of the state, which is itself
+    a sum of the start and of earlier outputs; and at pure noise they still tell x0, which eps does not.
 
     Args:
         w: guidance scale.
@@ -140,7 +143,8 @@ class LinearAG(Guidance):
     table: tuple[tuple[float, ...], ...]
     made_for: Setting
 
-    needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
+    needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION | Needs.UNCONDITIONAL
+    evaluations = 2
 
     def bind(self, setting: Setting) -> LinearAG:
         setting.require(self.made_for, ("model", "process", "sampler", "times"), f"LinearAG(w={self.w})")
@@ -148,15 +152,14 @@ class LinearAG(Guidance):
 
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         past = at.memory.get("past", ())
-        null = cond.branch("null")
         if self.table[at.i]:
             pc = predict(x, t, cond, "cond")
-            history = [c for c, _ in past] + [pc.eps] + [u for _, u in past]
-            pu = pc.with_(eps=_estimate(self.table[at.i], history))
+            history = [c for c, _ in past] + [pc.value] + [u for _, u in past]
+            pu = replace(pc, value=_estimate(self.table[at.i], history))
         else:
-            pc, pu = predict.many([("cond", x, t, cond), ("null", x, t, null)])
-        at.memory["past"] = (*past, (pc.eps, pu.eps))
-        return pc.with_(eps=pu.eps + self.w * (pc.eps - pu.eps))
+            pc, pu = predict.many([("cond", x, t, cond), ("null", x, t, cond.branch("null"))])
+        at.memory["past"] = (*past, (pc.value, pu.value))
+        return pc.mix([self.w, 1.0 - self.w], [pc, pu])
 
     @classmethod
     def fit(
@@ -180,17 +183,18 @@ class LinearAG(Guidance):
             replaced: steps without unconditional evaluation; default 3, 5, ... of the first half.
             ridge: Tikhonov term relative to the mean square of the history.
         """
-        recorder = Recording(CFG(w))
+        grid = grid_of(denoiser.process, sampler, run.get("spacing"), steps, x)
+        place = place_of(denoiser, grid, sampler, None, setting)
+        recorder = Recording(cls(w, ((),) * grid.n, place))
         sample(denoiser, x, guidance=recorder, sampler=sampler, steps=steps, **run)
         replaced = range(2, steps // 2, 2) if replaced is None else replaced
         table: list[tuple[float, ...]] = []
         known: list[Tensor] = []  # the history as it will be, estimates included
         for i, (_, pu) in enumerate(recorder.pairs):
-            history = [c.eps for c, _ in recorder.pairs[: i + 1]] + known
-            table.append(_regress(history, pu.eps, ridge) if i in replaced else ())
-            known.append(_estimate(table[i], history) if table[i] else pu.eps)
-        grid = grid_of(denoiser.process, sampler, run.get("spacing"), steps)
-        return cls(w, tuple(table), place_of(denoiser, grid, sampler, None, setting))
+            history = [c.value for c, _ in recorder.pairs[: i + 1]] + known
+            table.append(_regress(history, pu.value, ridge) if i in replaced else ())
+            known.append(_estimate(table[i], history) if table[i] else pu.value)
+        return cls(w, tuple(table), place)
 
 
 def _regress(history: Sequence[Tensor], target: Tensor, ridge: float) -> tuple[float, ...]:
@@ -215,6 +219,13 @@ class ScheduledCFG(Guidance):
     """
 
     scales: tuple[float, ...]
+
+    needs = Needs.UNCONDITIONAL
+    evaluations = 2
+
+    def neutral(self) -> ScheduledCFG:
+        """The plain conditional prediction in every step."""
+        return ScheduledCFG((1.0,) * len(self.scales))
 
     def bind(self, setting: Setting) -> ScheduledCFG:
         if setting.times and len(setting.times) != len(self.scales) + 1:
@@ -272,6 +283,8 @@ class _Soft(Guidance):
 
     scales: Tensor
 
+    needs = Needs.UNCONDITIONAL
+
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         pc, pu = predict.many([("cond", x, t, cond), ("null", x, t, cond.branch("null"))])
         return replace(pc, value=pu.value + self.scales[at.i] * (pc.value - pu.value))
@@ -279,10 +292,14 @@ class _Soft(Guidance):
 
 @dataclass(frozen=True, eq=False)
 class Recording(Guidance):
-    """CFG that keeps both predictions of every evaluation; for calibration."""
+    """CFG at the scale of `inner`, whose needs it has, that keeps both predictions of every evaluation."""
 
-    inner: CFG
+    inner: CFG | AdaptiveGuidance | LinearAG
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
+
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return (self.inner,)
 
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         pc, pu = predict.many([("cond", x, t, cond), ("null", x, t, cond.branch("null"))])

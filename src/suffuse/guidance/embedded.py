@@ -28,6 +28,8 @@ class Embedded(Guidance):
 
     w: float = 3.5
 
+    evaluations = 1
+
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         scale = torch.full((batch_size(x),), float(self.w), device=leaves(x)[0].device)
         return predict(x, t, cond | {"guidance_scale": scale})
