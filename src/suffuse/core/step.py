@@ -100,6 +100,10 @@ class Step:
         """The exact counterpart on the grid: t and s exchanged."""
         return self.but(t=self.s, s=self.t)
 
+    def aside(self, path: str) -> Step:
+        """The same move on a branch of its own, where nobody begins a run or remembers what belongs to the run."""
+        return self.but(path=f"{self.path}/{path}" if self.path else path, first=False)
+
     def __getitem__(self, rows: Any) -> Step:
         picked = tuple(int(s) for s in torch.tensor(self.samples)[rows])
         return self.but(t=self.t[rows], s=self.s[rows], samples=picked)
@@ -449,17 +453,19 @@ class StepFunction:
         sampler: Sampler | None = None,
         patches: Sequence[Any] = (),
     ) -> StepFunction:
-        """The same step with other settings; `guidance=None` is none at all."""
+        """The same step with other settings; `guidance=None` is none at all.
+
+        Another sampler starts anew, and the run's own finds its memory as it left it. With the run's sampler, the step
+        that is made last is the one that it remembers.
+        """
         net = (denoiser or self.denoiser).with_(*patches)
         chain = self.guidance if guidance == "same" else () if guidance is None else _chain(guidance)  # type: ignore[arg-type]
-        memory = self.memory if sampler is None else None
-        return StepFunction(
-            self.session, net, self.cond if cond is None else cond, chain, sampler or self.sampler, memory
-        )
+        session, memory = (self.session, self.memory) if sampler is None else (Session(), None)
+        return StepFunction(session, net, self.cond if cond is None else cond, chain, sampler or self.sampler, memory)
 
     def predict(self, at: Step) -> Predict:
         """How this step asks the network."""
-        return Predict(self.denoiser, at, self.guidance, self.cond)
+        return Predict(self.denoiser, at, self.guidance, self.cond, at.path)
 
     def __call__(self, x: Value, at: Step) -> Value:
         whole = at.process
