@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from suffuse import editing
+from suffuse import conditioning, editing
 from suffuse.core.cond import Cond
 from suffuse.editing import MaskedBlend
 from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
@@ -43,6 +43,8 @@ def known(name, n):
 
 
 EXAMPLES = {
+    "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
+    "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
     "DensityCoverage": lambda: compared(DensityCoverage),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
@@ -55,7 +57,9 @@ EXAMPLES = {
     "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),
     "ScheduledCFG": lambda: Subject(ScheduledCFG((1.0, 3.0, 0.0))),
+    "Switch": lambda: Subject(conditioning.Switch("a", "b", 0.25)),
     "VendiScore": lambda: Subject(VendiScore(FEATURES)),
+    "Weighted": lambda: Subject(conditioning.Weighted("a (red:1.5) [circle]")),
     **{
         name: lambda name=name: Subject(getattr(editing, name)(), apart=BESIDE)
         for name in (

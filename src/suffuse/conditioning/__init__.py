@@ -1,4 +1,4 @@
-"""From prompts to what a network is told: text encoders, classes, sizes."""
+"""From prompts to what a network is told: weighted, blended and changing prompts, text encoders, classes, sizes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from ..core.registry import lazy
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "Alternate": "prompts",
+        "Blend": "prompts",
+        "Switch": "prompts",
+        "Weighted": "prompts",
         "CLIPText": "clip",
         "CLIPPair": "clip",
         "PooledCLIP": "clip",

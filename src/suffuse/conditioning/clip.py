@@ -46,6 +46,7 @@ class CLIPText(Piece):
         text = out.last_hidden_state
         if self.skip:
             text = _final_norm(self.encoder)(out.hidden_states[-(self.skip + 1)])
+        text = tokens.emphasised(text, tokens.weights(self.tokenizer, prompts, words, length), keep_mean=True)
         return cond | Cond({"text": text}, spans=[tokens.spans(self.tokenizer, w, length) for w in words])
 
     def overflow(self, prompt: Any) -> str | None:
@@ -83,9 +84,11 @@ class CLIPPair(Piece):
         for k, module in self.encoders.items():
             encoder: Any = module
             tokenizer = self.tokenizers[int(k)]
-            ids, _ = tokens.tokenize(tokenizer, words, _length(tokenizer, encoder))
+            length = _length(tokenizer, encoder)
+            ids, _ = tokens.tokenize(tokenizer, words, length)
             out = encoder(ids.to(encoder.device), output_hidden_states=True)
-            states.append(out.hidden_states[-2])
+            weights = tokens.weights(tokenizer, prompts, words, length)
+            states.append(tokens.emphasised(out.hidden_states[-2], weights, keep_mean=False))
             if int(k) in self.pool:
                 pooled.append(out.text_embeds)
         text, summary = torch.cat(states, -1), torch.cat(pooled, -1)

@@ -37,6 +37,8 @@ class T5Text(Piece):
         ids, mask = tokens.tokenize(self.tokenizer, words, self.length)
         mask = mask.to(self.encoder.device)
         text = self.encoder(ids.to(self.encoder.device), attention_mask=mask if self.masked else None)[0]
+        weights = tokens.weights(self.tokenizer, prompts, words, self.length)
+        text = tokens.emphasised(text, weights, keep_mean=False)
         entries = {"text": text, "text_mask": mask.bool()} if self.masked else {"text": text}
         return cond | Cond(entries, spans=[tokens.spans(self.tokenizer, w, self.length) for w in words])
 
@@ -70,8 +72,10 @@ class AppendedT5(Piece):
         if self.encoder is None:
             more = text.new_zeros(len(prompts), self.length, self.width)
         else:
-            ids, _ = tokens.tokenize(self.tokenizer, tokens.texts(prompts), self.length)
-            more = self.encoder(ids.to(self.encoder.device))[0].to(text)
+            words = tokens.texts(prompts)
+            ids, _ = tokens.tokenize(self.tokenizer, words, self.length)
+            weights = tokens.weights(self.tokenizer, prompts, words, self.length)
+            more = tokens.emphasised(self.encoder(ids.to(self.encoder.device))[0].to(text), weights, keep_mean=False)
         return cond | {"text": torch.cat([text, more], 1)}
 
     def overflow(self, prompt: Any) -> str | None:

@@ -11,7 +11,9 @@ from torch import nn
 
 from .cond import Cond
 from .errors import BadInput
+from .grid import Grid
 from .plugin import Prompt
+from .prompt import Stepwise, average, share_table, simple, varies
 
 Size = tuple[int, int]
 """Height and width of a picture in pixels."""
@@ -74,17 +76,19 @@ class Conditioner(nn.Module):
         *,
         others: Mapping[str, Prompt] | None = None,
         size: Size = (0, 0),
+        grid: Grid | None = None,
         truncate: bool = False,
     ) -> Cond:
         """The Cond of some prompts, one row each, with the alternatives "null" and those of `others`.
 
-        Equal prompts are encoded once.
+        Equal prompts are encoded once, also those that mixtures are made of.
 
         Args:
-            prompts: strings, or names or numbers of classes; None for none.
+            prompts: strings, prompt values, or names or numbers of classes; None for none.
             negative: what "null" stands for, one for each prompt; default None for each.
             others: further alternatives, name -> prompt, the same in every row.
             size: height and width of the pictures to be made, in pixels.
+            grid: of the run; prompts that change from step to step need it.
             truncate: cut off what no text encoder can read, instead of refusing it.
 
         Raises:
@@ -98,7 +102,7 @@ class Conditioner(nn.Module):
         named = {k: [p] * len(prompts) for k, p in (others or {}).items()}
         if negative is not None or all(piece.optional for piece in self.chain):
             named["null"] = nulls
-        unique = list(dict.fromkeys([*prompts, *(p for row in named.values() for p in row)]))
+        unique = list(dict.fromkeys(leaf for row in (prompts, *named.values()) for p in row for leaf in simple(p)))
         for prompt in unique:
             self._check(prompt, truncate)
         cond = Cond()
@@ -106,7 +110,7 @@ class Conditioner(nn.Module):
             cond = piece(unique, cond, size)
 
         def rows(of: Sequence[Prompt | None]) -> Cond:
-            return cond[torch.tensor([unique.index(p) for p in of])] if cond.entries else cond
+            return _rows(cond, unique, of, grid) if cond.entries else cond
 
         return rows(prompts).with_alt(**{name: rows(of) for name, of in named.items()})
 
@@ -119,6 +123,24 @@ class Conditioner(nn.Module):
         if lost and not truncate and (rest := min(lost, key=len)):
             lost_end = _short(rest)
             raise BadInput(f"prompt: too long, {lost_end!r} would be cut off; shorten it, or give truncate=True")
+
+
+def _rows(cond: Cond, leaves: Sequence[Prompt | None], of: Sequence[Prompt | None], grid: Grid | None) -> Cond:
+    """The condition of some prompts, made of the rows of their leaves."""
+    spans = [_common([cond.spans[leaves.index(leaf)] for leaf in simple(p)]) for p in of] if cond.spans else ()
+    changing = next((p for p in of if varies(p)), None)
+    if changing is None:
+        table = share_table(of, leaves, 1)[:, 0]
+        return Cond({k: average(v, table) for k, v in cond.entries.items()}, spans=spans)
+    if grid is None:
+        raise BadInput(f"prompt={changing!r:.60}: changes over the run; give the run's `grid` where it is encoded")
+    table = share_table(of, leaves, grid.n)
+    return Cond({k: Stepwise.on(grid, v, table) for k, v in cond.entries.items()}, spans=spans)
+
+
+def _common(spans: Sequence[Mapping[str, tuple[int, int]]]) -> Mapping[str, tuple[int, int]]:
+    """The words that stand at the same place in all of several prompts."""
+    return {word: span for word, span in spans[0].items() if all(other.get(word) == span for other in spans)}
 
 
 def _short(text: str) -> str:

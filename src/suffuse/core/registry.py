@@ -17,7 +17,7 @@ from .errors import BadInput, nearest
 from .plugin import Plugin
 
 TOPICS = (
-    "processes", "samplers", "noise", "guidance", "caching", "compression", "distillation", "adapters",
+    "processes", "conditioning", "samplers", "noise", "guidance", "caching", "compression", "distillation", "adapters",
     "personalization", "networks", "training", "alignment", "layout", "composition", "design", "editing", "resolution",
     "restoration", "probing", "safety", "evaluation", "serving", "domains/language", "domains/multimodal",
     "domains/video", "domains/story", "domains/tryon", "domains/shapes3d", "domains/graphs", "domains/audio",
