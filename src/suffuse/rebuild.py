@@ -9,7 +9,7 @@ from typing import Any
 from .core.errors import BadInput
 from .core.expression import parse
 from .core.model import Images, Model
-from .core.recipe import hash_of
+from .core.recipe import hash_of, read_prompt
 from .images import Picture, mask_tensor, recipe_of, to_tensor
 
 BEYOND = {
@@ -56,8 +56,8 @@ def replay(
     _same(path, "image", recipe, None if image is None else hash_of(to_tensor(image, (height, width))))
     _same(path, "mask", recipe, None if mask_image is None else hash_of(mask_tensor(mask_image, (height, width))))
     return model.generate(
-        recipe.get("prompt"),
-        negative_prompt=recipe.get("negative_prompt"),
+        read_prompt(recipe.get("prompt")),
+        negative_prompt=read_prompt(recipe.get("negative_prompt")),
         sampler=parse(recipe["sampler"]),
         spacing=parse(recipe["spacing"]),
         guidance=parse(recipe["guidance"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 import suffuse
+from suffuse.conditioning import Alternate, Blend, Switch, Weighted
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.expression import parse
 from suffuse.core.model import Model
 from suffuse.core.noise import Keyed
 from suffuse.core.patch import Patch, Sites
+from suffuse.core.prompt import Mixture
 from suffuse.core.step import Hook
 from suffuse.guidance.cfg import CFG
 from suffuse.images import to_tensor
@@ -135,6 +138,49 @@ def test_conditions_of_plug_ins(model: Model) -> None:
     seen: list[Tensor] = []
     model.generate(PROMPTS, hooks=[Listening()], steps=1)
     assert torch.allclose(seen[0], model.condition(["red", "red"])["text"], atol=1e-6)
+
+
+# prompts that are values ----------------------------------------------------------------------------------------------
+def test_a_prompt_that_changes_is_one_prompt_and_then_the_other(model: Model) -> None:
+    out = model.generate(Switch(PROMPTS[0], PROMPTS[1], 0.5), negative_prompt=Switch("no", "left", 0.5), **HOW)
+    first, second = (model.condition(p, n) for p, n in zip(PROMPTS, ("no", "left"), strict=True))
+    run: dict[str, Any] = {"sampler": DDIM(), "guidance": CFG(3.0), "grid": SPACING.grid(model.denoiser.process, 4)}
+    middle = run["grid"].times[2].item()
+    half = suffuse.sample(model.denoiser, (1, 4, 8, 8), cond=first, stop=middle, **run)
+    whole = suffuse.sample(model.denoiser, suffuse.Start.exactly(half.x, middle), cond=second, **run)
+    torch.testing.assert_close(out.latents, whole.x, atol=1e-4, rtol=1e-4)
+    assert out.nfe.tolist() == [8]
+
+
+def test_prompt_values_in_a_batch_and_in_recipes(model: Model, tmp_path: Path) -> None:
+    prompts = [Weighted("a (red:1.5) circle"), PROMPTS[1], Switch("a", Blend(("red", "blue"), (2, 1)), 0.3)]
+    how: dict[str, Any] = {**HOW, "negative_prompt": Alternate(("no", "left")), "seed": 4}
+    out = model.generate(prompts, **how)
+    for k, prompt in enumerate(prompts):
+        alone = model.generate(prompt, samples=[k], **how)
+        torch.testing.assert_close(alone.latents, out.latents[k : k + 1], atol=1e-4, rtol=1e-4)
+    assert out.recipes[0]["prompt"] == {"expression": "Weighted(text='a (red:1.5) circle')"}
+    assert out.recipes[1]["prompt"] == PROMPTS[1]
+    again = suffuse.replay(out.save(tmp_path)[2], model=model)
+    assert torch.equal(again.latents, model.generate(prompts[2], samples=[2], **how).latents)
+
+
+def test_a_prompt_that_no_expression_says(model: Model) -> None:
+    @dataclass(frozen=True)
+    class Mine(Mixture):
+        parts = ("red", "blue")
+
+        def shares(self, i: int, n: int) -> list[float]:
+            return [0.5, 0.5]
+
+    recipe = model.generate(Mine(), steps=1).recipes[0]
+    assert recipe["lost"] == ["prompt: Mine"] and "prompt" not in recipe
+
+
+def test_inversion_and_a_prompt_that_changes(model: Model, picture: Image.Image) -> None:
+    plain = model.invert(picture, PROMPTS[0], steps=2).x
+    assert torch.equal(model.invert(picture, Switch(PROMPTS[0], PROMPTS[1], 1.0), steps=2).x, plain)
+    assert not torch.equal(model.invert(picture, Switch(PROMPTS[0], PROMPTS[1], 0.5), steps=2).x, plain)
 
 
 # from pictures --------------------------------------------------------------------------------------------------------

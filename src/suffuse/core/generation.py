@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..images import to_pil
+from ..images import save_png, to_pil
 from .cond import Cond
 from .engine import Start, sample
 from .errors import BadInput, Refused
@@ -19,12 +21,12 @@ from .grid import Grid, Spacing
 from .noise import Noise
 from .plugin import Needs, Prompt
 from .process import Process
-from .recipe import Recipe, hash_of, recipe
+from .recipe import Recipe, hash_of, recipe, say_prompt
 from .step import Guidance, Hook, Sampler, Step, StepFunction
 from .value import Value
 
 if TYPE_CHECKING:
-    from .model import Images, Model
+    from .model import Model
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,33 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
+class Images:
+    """What `Model.generate` returns.
+
+    Attributes:
+        images: PIL images.
+        latents: (B, C, h, w) final states; `model.decode(latents)` gives pixels as a tensor.
+        nfe: (B,) network evaluations spent on each.
+        recipes: what rebuilds each.
+    """
+
+    images: list[Image.Image]
+    latents: Tensor
+    nfe: Tensor
+    recipes: list[Recipe]
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""
+        path = Path(path)
+        if path.suffix.lower() == ".png":
+            if len(self.images) > 1:
+                raise BadInput(f"path: {path} is one file for {len(self.images)} pictures; give a folder")
+            return [save_png(self.images[0], path, self.recipes[0])]
+        pairs = zip(self.images, self.recipes, strict=True)
+        return [save_png(image, path / f"{k:03d}.png", r) for k, (image, r) in enumerate(pairs)]
+
+
+@dataclass(frozen=True, eq=False)
 class Generation:
     """Pictures to be made: every argument of `Model.generate`, resolved.
 
@@ -148,8 +177,6 @@ class Generation:
 
     def run(self) -> Images:
         """Make them, `batch` at a time."""
-        from .model import Images
-
         latents: list[Tensor] = []
         nfe: list[Tensor] = []
         pictures: list[Image.Image] = []
@@ -198,8 +225,11 @@ class Generation:
                 "latents": self.latents,
             }
             hashes = {name: None if v is None else hash_of(v[row : row + 1]) for name, v in tensors.items()}
-            words = {"prompt": self.prompts[row], "negative_prompt": self.negatives[row], "sample": self.ids[row]}
-            return {k: v for k, v in {**words, **shared, **hashes}.items() if v is not None}
+            unsaid = [*shared.get("lost", ())]
+            given = {"prompt": self.prompts[row], "negative_prompt": self.negatives[row]}
+            words = {name: say_prompt(name, prompt, unsaid) for name, prompt in given.items()}
+            whole = {**words, "sample": self.ids[row], **shared, **hashes, "lost": unsaid}
+            return {k: v for k, v in whole.items() if v is not None and v != []}
 
         return [own(row) for row in range(len(self.ids))]
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from ..images import Picture, mask_tensor, save_png, to_tensor
+from ..images import Picture, mask_tensor, to_tensor
 from .arguments import fitting, identities, listed, noise_of, one_of, spread, whole
 from .codec import Codec
 from .cond import Cond
@@ -22,11 +21,10 @@ from .denoiser import Denoiser, Network, View
 from .engine import Result, Run, sample
 from .errors import BadInput
 from .fingerprint import fingerprint, version
-from .generation import Generation, Source
-from .grid import Spacing
+from .generation import Generation, Images, Source
+from .grid import Grid, Spacing
 from .noise import Noise
 from .plugin import Plugin, Prompt, Setting
-from .recipe import Recipe
 from .step import Guidance, Hook, Sampler, Step
 
 
@@ -70,33 +68,6 @@ class Layout:
     net: str
     scheduler: Mapping[str, Any]
     others: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """What `Model.generate` returns.
-
-    Attributes:
-        images: PIL images.
-        latents: (B, C, h, w) final states; `model.decode(latents)` gives pixels as a tensor.
-        nfe: (B,) network evaluations spent on each.
-        recipes: what rebuilds each.
-    """
-
-    images: list[Image.Image]
-    latents: Tensor
-    nfe: Tensor
-    recipes: list[Recipe]
-
-    def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""
-        path = Path(path)
-        if path.suffix.lower() == ".png":
-            if len(self.images) > 1:
-                raise BadInput(f"path: {path} is one file for {len(self.images)} pictures; give a folder")
-            return [save_png(self.images[0], path, self.recipes[0])]
-        pairs = zip(self.images, self.recipes, strict=True)
-        return [save_png(image, path / f"{k:03d}.png", r) for k, (image, r) in enumerate(pairs)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +126,9 @@ class Model:
         """Pictures of a prompt; from another picture, or in the masked part of one, where `image` is given.
 
         Args:
-            prompt: text, or name or number of a class; a list makes pictures of each.
-            negative_prompt: what guidance leads away from.
+            prompt: text, a value such as `Blend` (suffuse.conditioning), or name or number of a class; a list makes
+                pictures of each.
+            negative_prompt: what guidance leads away from; `Switch` makes it another one in later steps.
             image: picture to start from.
             mask_image: white where `image` is to change, black where it is to stay; grey blends.
             strength: share of the steps made from `image`, 0 to 1; default 0.8, with a mask 1.
@@ -183,6 +155,7 @@ class Model:
         sampler = sampler or self.defaults.sampler
         size = self._size(height, width, image)
         shape = (self.codec.space.channels, *(side // self.codec.space.factor for side in size))
+        grid = spacing.grid(self.denoiser.process, steps, shape)
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
         others = {
@@ -194,9 +167,9 @@ class Model:
         return Generation(
             model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
             patches=patches, hooks=hooks, shape=shape, progress=progress, callback=callback_on_step_end,
-            cond=self.conditioner.encode(prompts, negatives, others=others, size=size, truncate=truncate),
+            cond=self.conditioner.encode(prompts, negatives, others=others, size=size, grid=grid, truncate=truncate),
             ids=identities(samples, len(prompts)),
-            grid=spacing.grid(self.denoiser.process, steps, shape),
+            grid=grid,
             noise=noise_of(seed, generator, noise),
             source=self._source(image, mask_image, strength, size, len(prompts), latents),
             latents=self._latents(latents, shape, len(prompts)),
@@ -210,12 +183,17 @@ class Model:
         *,
         n: int = 1,
         size: Size | None = None,
+        grid: Grid | None = None,
         truncate: bool = False,
     ) -> Cond:
-        """The condition of `n` pictures a prompt, for `sample` and `trace`, with the alternative "null"."""
+        """The condition of `n` pictures a prompt, for `sample` and `trace`, with the alternative "null".
+
+        Prompts that change over the run need its `grid`.
+        """
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
-        return self.conditioner.encode(prompts, negatives, size=size or self.defaults.size, truncate=truncate)
+        size = size or self.defaults.size
+        return self.conditioner.encode(prompts, negatives, size=size, grid=grid, truncate=truncate)
 
     @torch.no_grad()
     def invert(
@@ -250,7 +228,7 @@ class Model:
             x0,
             sampler=self.defaults.inversion,
             grid=grid.reversed(),
-            cond=self.condition(prompts, size=size),
+            cond=self.condition(prompts, size=size, grid=grid),
             guidance=self._guidance(guidance),
             setting=self.setting(tuple(x0.shape[1:])),
             save=save,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .environment import versions
 from .errors import BadInput
+from .prompt import PromptValue
 
 Recipe = Mapping[str, Any]
 
@@ -27,6 +28,21 @@ def recipe(*, parts: Mapping[str, Any], plain: Mapping[str, Any], lost: Sequence
     said = {name: _say(name, part, unsaid) for name, part in parts.items()}
     whole = {**plain, **said, "lost": unsaid, "versions": dict(versions())}
     return {k: v for k, v in whole.items() if v is not None and v != []}
+
+
+def say_prompt(name: str, prompt: Any, lost: list[str]) -> Any:
+    """A prompt as JSON can hold it: text or class as it is, a value as {"expression": text}, or None and `lost`."""
+    if not isinstance(prompt, PromptValue):
+        return prompt
+    said = _say(name, prompt, lost)
+    return said and {"expression": said}
+
+
+def read_prompt(said: Any) -> Any:
+    """The prompt that `say_prompt` wrote."""
+    from .expression import parse
+
+    return parse(said["expression"], PromptValue) if isinstance(said, Mapping) else said
 
 
 def _say(name: str, part: Any, lost: list[str]) -> Any:
