@@ -29,6 +29,8 @@ def test_aligns_from_the_left():
     assert (x * Coef(torch.arange(6.0).reshape(2, 3)))[1, 2].eq(5).all()
     assert torch.equal(x - Coef(torch.tensor([1.0, 0.5])), torch.tensor([0.0, 0.5]).reshape(2, 1, 1).expand(2, 3, 4))
     assert (1.0 / Coef(torch.tensor([2.0, 4.0])) * x)[1].eq(0.25).all()
+    rows, entries = Coef(torch.tensor([1.0, 2.0])), Coef(torch.arange(6.0).reshape(2, 3))
+    assert torch.equal(where(rows > 1.5, entries, 9.0).tensor(2), torch.tensor([[9.0] * 3, [3.0, 4.0, 5.0]]).double())
 
 
 @settings(deadline=None)

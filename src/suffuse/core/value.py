@@ -313,11 +313,9 @@ def where(condition: Any, a: Any, b: Any) -> Coef:
     a, b = Coef(a).d, Coef(b).d
     if isinstance(condition, bool):
         return Coef(a if condition else b)
-    n = condition.ndim
-    a, b = (
-        v.reshape(v.shape + (1,) * (n - v.ndim)) if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64)
-        for v in (a, b)
-    )
+    a, b = (v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for v in (a, b))
+    n = max(v.ndim for v in (condition, a, b))
+    condition, a, b = (v.reshape(v.shape + (1,) * (n - v.ndim)) for v in (condition, a, b))
     return Coef(torch.where(condition, a, b))
 
 
