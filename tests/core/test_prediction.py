@@ -8,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suffuse.core.cond import Cond
+from suffuse.core.engine import sample
+from suffuse.core.grid import Grid
 from suffuse.core.prediction import EPS, FLOW, KINDS, RESIDUAL, SCORE, X0, Kind, Logits, V
 from suffuse.core.value import Coef
 from suffuse.processes import VE, VP, Cosine, Flow, Table
 from suffuse.restoration import ResShift
+from suffuse.samplers import DDIM
+from suffuse.testing.analytic import GaussianMixture
 
 PROCESSES = [Flow(), VP(), Cosine(), VE(), Table()]
 
@@ -27,6 +31,32 @@ def test_the_target_of_each_kind_gives_back_data_and_noise(process, t):
         torch.testing.assert_close(p.eps, eps, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(p.with_(x0=p.x0).eps, eps, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(p.with_(eps=p.eps).x0, x0, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("process", [Flow(), VP(), Cosine(), Table()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("t", [0.0, torch.tensor([0.0, 0.5])], ids=["one", "each"])
+def test_without_noise_the_state_is_the_data(process, t):
+    x, value, t = torch.randn(2, 3), torch.randn(2, 3), Coef(t)
+    for kind in (EPS, X0, V, SCORE, RESIDUAL, *([FLOW] if not isinstance(process, Table) else [])):
+        p = process.predict(x, t, value, kind)
+        for s in (Coef(0.0), Coef(0.4)):
+            moved = process.posterior(x, p, t, s, 0.0).mean
+            stays = process.alpha(s) * x[0]
+            if kind in (X0, RESIDUAL, SCORE):  # the others say what the noise is
+                assert torch.equal(p.eps[0], torch.zeros(3))
+                torch.testing.assert_close(moved[0], stays)
+            assert torch.isfinite(moved).all() and torch.isfinite(p.eps).all() and torch.isfinite(p.x0).all()
+
+
+@pytest.mark.parametrize("process", [Flow(), VP(), Table()], ids=lambda p: type(p).__name__)
+def test_an_inversion_begins_at_the_data(process):
+    means, grid = torch.tensor([[1.0, 0.5], [-0.8, 0.9]]), Grid(torch.linspace(0, 0.9, 10))
+    runs = [
+        sample(GaussianMixture(means, process, std=0.3, kind=kind), means.flip(1), sampler=DDIM(), grid=grid).x
+        for kind in (EPS, X0, V)
+    ]
+    torch.testing.assert_close(runs[1], runs[0])
+    torch.testing.assert_close(runs[2], runs[0])
 
 
 def test_residual_rows_read_the_second_end_point():

@@ -6,6 +6,7 @@ x_t = a x0 + b + s eps  that is two equations, solved once; the same row is the 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .value import Coef, Value, combine, put
+from .value import Coef, Value, combine, put, where
 
 if TYPE_CHECKING:
     from .process import Gaussian
@@ -94,24 +95,25 @@ class Affine(Prediction):
     @cached_property
     def x0(self) -> Value:
         """Predicted clean state, (k_e z - s value) / det with z = x - b."""
-        if _is(self.row, 1.0, 0.0):
-            return self._solution[1]
-        z, value, det = self._solution
-        return combine((self.row[1] / det, z), (-self.s / det, value))
+        return self._solution[1] if _is(self.row, 1.0, 0.0) else self.combined(ONE, ZERO)
 
     @cached_property
     def eps(self) -> Value:
         """Predicted noise, (a value - k_x z) / det."""
-        if _is(self.row, 0.0, 1.0):
-            return self._solution[1]
-        z, value, det = self._solution
-        return combine((self.a / det, value), (-self.row[0] / det, z))
+        return self._solution[1] if _is(self.row, 0.0, 1.0) else self.combined(ZERO, ONE)
 
     def combined(self, c_x: Coef, c_e: Coef) -> Value:
-        """c_x x0 + c_e eps, from state and output at once: what a step to another time needs of both."""
+        """c_x x0 + c_e eps, from state and output at once: what a step to another time needs of both.
+
+        A state without noise is the data, whatever the output, and tells nothing of eps: where the output does not
+        either (kind x0 at t = 0), eps is its mean, 0.
+        """
         kx, ke, _ = self.row
         z, value, det = self._solution
-        return combine(((c_x * ke - c_e * kx) / det, z), ((c_e * self.a - c_x * self.s) / det, value))
+        told = (abs(det) > 0.0) & (abs(det) < math.inf)
+        of_z = where(told, (c_x * ke - c_e * kx) / det, c_x / self.a)
+        of_value = where(told, (c_e * self.a - c_x * self.s) / det, ZERO)
+        return combine((of_z, z), (of_value, value))
 
     @property
     def score(self) -> Value:
