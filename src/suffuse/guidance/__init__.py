@@ -11,6 +11,13 @@ __getattr__, __dir__ = lazy(
         "LinearAG": "adaptive",
         "ScheduledCFG": "adaptive",
         "CFG": "cfg",
+        "Concept": "directions",
         "Embedded": "embedded",
+        "W2SD": "reflection",
+        "Branch": ".core.reflection",
+        "SEGA": "sega",
+        "StableArtist": "sega",
+        "SemanticGuidanceTuning": "semantic_tuning",
+        "with_phrases": "semantic_tuning",
     },
 )
