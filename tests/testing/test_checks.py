@@ -11,7 +11,7 @@ from suffuse.editing import MaskedBlend
 from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
 from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
 from suffuse.evaluation.precision_recall import DensityCoverage, PrecisionRecall
-from suffuse.guidance import LinearAG, ScheduledCFG
+from suffuse.guidance import SEGA, Concept, LinearAG, ScheduledCFG, SemanticGuidanceTuning, StableArtist
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, Explicit
 from suffuse.testing import Subject, all_checks, check_method
@@ -20,6 +20,7 @@ from suffuse.training.denoising import Denoising
 
 FEATURES = ReaderFeatures()
 ABSENT = "absent"
+CONCEPTS = (Concept("striped"), Concept("large", remove=True, start=0.5, weight=0.5))
 BESIDE = "it runs beside a source picture, through suffuse.editing.edit"
 
 
@@ -46,6 +47,7 @@ EXAMPLES = {
     "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
+    "Concept": lambda: Subject(CONCEPTS[1]),
     "DensityCoverage": lambda: compared(DensityCoverage),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
     "FrechetDistance": lambda: compared(FrechetDistance),
@@ -56,7 +58,10 @@ EXAMPLES = {
     "PrecisionRecall": lambda: compared(PrecisionRecall),
     "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),
+    "SEGA": lambda: Subject(SEGA(CONCEPTS)),
     "ScheduledCFG": lambda: Subject(ScheduledCFG((1.0, 3.0, 0.0))),
+    "SemanticGuidanceTuning": lambda: Subject(SemanticGuidanceTuning(("a circle", "a square"), threshold=0.9)),
+    "StableArtist": lambda: Subject(StableArtist(CONCEPTS)),
     "Switch": lambda: Subject(conditioning.Switch("a", "b", 0.25)),
     "VendiScore": lambda: Subject(VendiScore(FEATURES)),
     "Weighted": lambda: Subject(conditioning.Weighted("a (red:1.5) [circle]")),
