@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.law import Delta, Normal
 from suffuse.core.prediction import EPS, FLOW, SCORE, X0, V
 from suffuse.core.process import Gaussian
 from suffuse.core.value import Coef
 from suffuse.processes import VE, VP, Cosine, Flow, Table
+from suffuse.samplers import DDIM
 from suffuse.testing.analytic import GaussianMixture
 
 PROCESSES = [Table(), Table(zero_snr=True), Table("squaredcos_cap_v2", N=100), Flow(), VP(), Cosine(), VE()]
@@ -134,7 +136,21 @@ def test_a_denoiser_in_another_process():
     x = torch.randn(5, 2, dtype=torch.float64)
     for base in (Table(), Flow(), VE()):
         for other in (VP(), Flow(), Cosine()):
-            here = GaussianMixture(means, base, kind=X0).under(other)(x, 0.4)
-            there = GaussianMixture(means, other, kind=X0)(x, 0.4)
-            torch.testing.assert_close(here.x0, there.x0, rtol=1e-6, atol=1e-6)
-            torch.testing.assert_close(here.eps, there.eps, rtol=1e-6, atol=1e-6)
+            ends = (1.0,) if base == Flow() else ()  # the others never saw so much noise
+            for t in (0.0, 0.4, torch.tensor([0.0, 0.1, 0.2, 0.4, 0.6]), *ends):
+                here = GaussianMixture(means, base, kind=X0).under(other)(x, t)
+                there = GaussianMixture(means, other, kind=X0)(x, t)
+                torch.testing.assert_close(here.x0, there.x0, rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(here.eps, there.eps, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", [Table(), Table(zero_snr=True), VP(), VE()], ids=lambda p: type(p).__name__)
+def test_beyond_its_noise_a_denoiser_is_asked_at_its_last_time(base):
+    known, one = GaussianMixture(torch.tensor([[1.0, 0.5], [-0.8, 0.9]]), base, kind=V), Coef(1.0)
+    x = torch.randn(5, 2, dtype=torch.float64)
+    p = known.under(Flow())(x, 1.0)
+    scale = math.hypot(base.alpha(one).item(), base.sigma(one).item())
+    torch.testing.assert_close(p.x0, known(scale * x, 1.0).x0)
+    assert torch.equal(p.eps, x)
+    end = sample(known.under(Flow()), x, sampler=DDIM(), steps=8).x
+    assert torch.isfinite(end).all()

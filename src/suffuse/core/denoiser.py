@@ -15,11 +15,11 @@ from .cond import Cond
 from .errors import BadInput, Diverged, Refused
 from .memory import Rows, rows_of
 from .patch import Adapter, Patch
-from .prediction import Affine, Prediction
+from .prediction import Affine, Prediction, V
 from .process import Gaussian, Process
 from .site import Sites
 from .tap import bind
-from .value import Coef, Value, batch_size, leaves
+from .value import Coef, Value, batch_size, leaves, minimum, sqrt
 
 if TYPE_CHECKING:
     from .family import Family
@@ -54,7 +54,10 @@ class Denoiser(nn.Module, ABC):
         return view
 
     def under(self, process: Gaussian) -> Denoiser:
-        """The same network in another Gaussian process: equal noise-to-signal ratio, state rescaled."""
+        """The same network in another Gaussian process: equal noise-to-signal ratio, state rescaled.
+
+        With more noise than it knows, the network is asked at its own last time.
+        """
         return Under(self, process)
 
     def guided(self, guidance: Guidance) -> Denoiser:
@@ -166,9 +169,16 @@ class Under(Derived):
     def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Affine:
         own, other, t = self.process, self.base.process, Coef(t)
         assert isinstance(own, Gaussian) and isinstance(other, Gaussian)
-        there = other.time(own.rho(t))
-        p = self.base(other.alpha(there) / own.alpha(t) * x, there, cond)
-        return replace(p.with_(eps=p.eps), x=x, a=own.alpha(t), s=own.sigma(t))
+        there = minimum(other.time(minimum(own.rho(t), other.rho(Coef(1.0)))), 1.0)
+        p = self.base(_length(other, there) / _length(own, t) * x, there, cond)
+        # v tells x0 and eps at both ends of any process
+        return own.predict(x, t, p.combined(-own.sigma(t), own.alpha(t)), V)
+
+
+def _length(process: Gaussian, t: Coef) -> Coef:
+    """sqrt(alpha^2 + sigma^2), which is 0 nowhere."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return sqrt(alpha * alpha + sigma * sigma)
 
 
 class Guided(Derived):
