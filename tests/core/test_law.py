@@ -53,6 +53,20 @@ def test_choice_draws_its_probabilities():
     )
 
 
+def test_laws_of_trees_are_those_of_their_parts():
+    mean = Tree(a=torch.randn(2, 3), b=torch.randn(2, 4, 5))
+    law, x = Normal(mean, Coef(torch.tensor([0.5, 2.0]))), mean.map(torch.randn_like)
+    other = Normal(mean.map(torch.randn_like), Coef(1.5))
+    parts = {k: Normal(mean[k], law.std) for k in mean}
+    for k, part in parts.items():
+        assert torch.equal(law.at(1.0)[k], part.at(1.0)) and torch.equal(law.at(x)[k], part.at(x[k]))
+        torch.testing.assert_close(law.at(law.noise_of(x))[k], x[k])
+    torch.testing.assert_close(law.log_prob(x), sum(part.log_prob(x[k]) for k, part in parts.items()))
+    torch.testing.assert_close(law.kl(other), sum(p.kl(Normal(other.mean[k], other.std)) for k, p in parts.items()))
+    mixed = Product(Tree(a=parts["a"], b=Choice(torch.randn(2, 4, 5))))
+    assert torch.equal(mixed.at(1.0)["a"], parts["a"].at(1.0)) and torch.equal(mixed.at(1.0)["b"], mixed.mean["b"])
+
+
 def test_product_and_delta():
     laws = Product(Tree(a=Normal(torch.zeros(2, 3), Coef(1.0)), b=Choice(torch.zeros(2, 4, 5))))
     x = laws.sample(draw)

@@ -34,6 +34,10 @@ class Law(ABC):
     def sample(self, draw: Draw) -> Value:
         """One draw, made of noise from `draw`."""
 
+    def at(self, z: Value | float) -> Value:
+        """The state so many standard deviations `z` above the mean; the mean itself where the law has no deviation."""
+        return self.mean
+
     @abstractmethod
     def log_prob(self, x: Value, keep: Tensor | float = 1.0) -> Tensor:
         """(B,) log-density of `x`, summed over the entries selected by `keep` (0 or 1, broadcast to x)."""
@@ -64,14 +68,18 @@ class Delta(Law):
 class Normal(Law):
     """N(mean, std^2) with independent entries; `std` is a Coef, 0 where nothing is random."""
 
-    mean: Tensor
+    mean: Value
     std: Coef
 
-    def sample(self, draw: Draw) -> Tensor:
+    @property
+    def parts(self) -> Product:
+        """The same law of a Tree, part by part."""
+        return Product(self.mean.map(lambda mean: Normal(mean, self.std)))
+
+    def sample(self, draw: Draw) -> Value:
         return self.at(draw(self.mean))
 
     def at(self, z: Value | float) -> Value:
-        """mean + std z, for given noise z."""
         noise = torch.full_like(self.mean, z) if isinstance(z, (int, float)) else z
         return combine((1.0, self.mean), (self.std, noise))
 
@@ -79,18 +87,24 @@ class Normal(Law):
         std = torch.as_tensor(self.std.to(self.mean), dtype=torch.float64)
         return torch.where(std > 0, std, 1.0), (std > 0).double()
 
-    def noise_of(self, x: Tensor) -> Tensor:
+    def noise_of(self, x: Value) -> Value:
         """The z for which `at(z)` is `x`; 0 where std is 0."""
+        if isinstance(self.mean, Tree):
+            return self.mean.map(lambda mean, part: Normal(mean, self.std).noise_of(part), x)
         std, random = self._std()
         return ((x.double() - self.mean.double()) / std * random).to(x.dtype)
 
-    def log_prob(self, x: Tensor, keep: Tensor | float = 1.0) -> Tensor:
+    def log_prob(self, x: Value, keep: Tensor | float = 1.0) -> Tensor:
+        if isinstance(self.mean, Tree):
+            return self.parts.log_prob(x, keep)
         std, random = self._std()
         z = (x.double() - self.mean.double()) / std
         return per_sample((-0.5 * z**2 - torch.log(std) - 0.9189385332046727) * random * keep)
 
     def kl(self, other: Law) -> Tensor:
         assert isinstance(other, Normal)
+        if isinstance(self.mean, Tree):
+            return self.parts.kl(other.parts)
         (s, random), (o, _) = self._std(), other._std()
         d = self.mean.double() - other.mean.double()
         return per_sample((torch.log(o / s) + (s**2 + d**2) / (2 * o**2) - 0.5) * random)
@@ -148,6 +162,9 @@ class Product(Law):
             return lambda like, tag="", kind="normal": draw(like, f"{tag}/{k}", kind)
 
         return Tree({k: law.sample(named(k)) for k, law in self.laws.parts.items()})
+
+    def at(self, z: Value | float) -> Tree:
+        return self.laws.map(lambda law, part: law.at(part), z)
 
     def log_prob(self, x: Tree, keep: Tensor | float = 1.0) -> Tensor:
         return torch.stack([law.log_prob(x[k], keep) for k, law in self.laws.parts.items()]).sum(0)

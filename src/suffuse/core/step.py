@@ -20,7 +20,7 @@ from .cond import Cond
 from .denoiser import EMPTY, Denoiser
 from .errors import Refused
 from .grid import Grid, Spacing
-from .law import Law, Normal
+from .law import Law
 from .memory import Memory, Scope, join, rows_of, take
 from .noise import Keyed, Noise
 from .plugin import Needs, Plugin
@@ -127,7 +127,7 @@ class Step:
             return law
         if z is None:
             return law.sample(self.noise)
-        return law.at(z) if isinstance(law, Normal) else law.mean
+        return law.at(z)
 
 
 def outside(process: Process, t: Any, batch: int) -> Step:
