@@ -11,7 +11,7 @@ from PIL import Image
 
 from suffuse import __version__, world
 from suffuse.claims import Table, at_most, claim, evidence
-from suffuse.cli import main, zoo
+from suffuse.cli import zoo
 from suffuse.cli.errors import guarded
 from suffuse.core import registry
 from suffuse.core.errors import BadInput
@@ -24,20 +24,9 @@ machinery = importlib.import_module("suffuse.claims.claim")
 
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch):
+    registry.all_methods()  # what a module registers when it is first imported here would be lost with the copy
     monkeypatch.setattr(machinery, "_claims", dict(machinery._claims))
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
-
-
-@pytest.fixture
-def suffuse(monkeypatch, capsys):
-    """Run a command line and return (status, what it printed, what it complained)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["suffuse", *map(str, arguments)])
-        status = main()
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -24,7 +24,13 @@ Patches = Annotated[
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to show; a class name or number for class-conditional models.")],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="What to show; a class for class-conditional models; or an expression such as "
+            "\"Weighted('a (red:1.3) circle')\" or \"Switch('a circle', 'a red circle', when=0.4)\"."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="PNG file, or folder for several; by default in out/.")
@@ -40,7 +46,7 @@ def generate(
     spacing: Annotated[str | None, typer.Option(help="Where the steps lie, such as 'Karras()'.")] = None,
     patch: Patches = None,
     hook: Annotated[list[str] | None, typer.Option("--hook", help="Change to the steps; may be given again.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What to lead away from; as the prompt.")] = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
     mask: Annotated[
         Path | None, typer.Option(help="White where the picture is to change, black where it stays.")
@@ -57,15 +63,17 @@ def generate(
 ) -> None:
     """Make pictures of a prompt; from another picture with --image, in a part of it with --mask."""
     from suffuse import load
+    from suffuse.conditioning.prompts import read_prompt
 
     target = output or Path("out") / f"{_slug(prompt)}-{seed}{'' if number > 1 else '.png'}"
     if number > 1 and target.suffix.lower() == ".png":
         raise BadInput(f"output: {target} is one file for {number} pictures; give a folder")
+    words, against = read_prompt(prompt), read_prompt(negative) if negative else None
     loaded = load(model)
     started = time.perf_counter()
     with Bar(as_json) as bar:
         images = loaded.generate(
-            prompt, negative_prompt=negative, n=number, steps=steps, guidance=_guidance(guidance), seed=seed,
+            words, negative_prompt=against, n=number, steps=steps, guidance=_guidance(guidance), seed=seed,
             sampler=plugin(sampler) if sampler else None, spacing=plugin(spacing) if spacing else None,
             patches=[plugin(p) for p in patch or ()], hooks=[plugin(h) for h in hook or ()],
             image=image, mask_image=mask, strength=strength, height=height, width=width, batch=batch, truncate=truncate,

@@ -1,0 +1,30 @@
+"""Pictures from the command line: prompts as values, and recipes that rebuild them."""
+
+from __future__ import annotations
+
+import json
+
+from suffuse.images import recipe_of
+
+
+def test_a_prompt_value_is_replayed(suffuse, tmp_path):
+    said = "Switch(Weighted('a (red:1.5) circle'), 'a blue circle', when=0.5)"
+    file = tmp_path / "a.png"
+    status, _, said_wrong = suffuse("generate", said, "--negative", "Alternate(('a', 'b'))", "--steps", 2, "-o", file)
+    assert status == 0, said_wrong
+    recipe = recipe_of(file)
+    assert recipe["prompt"]["expression"].startswith("Switch(before=Weighted(") and "lost" not in recipe
+    status, printed, _ = suffuse("replay", file, "-o", tmp_path / "b.png", "--json")
+    assert status == 0 and json.loads(printed)[0]["largest difference of 255"] == 0
+
+
+def test_a_plain_prompt_keeps_its_brackets(suffuse, tmp_path):
+    file = tmp_path / "a.png"
+    assert suffuse("generate", "a (red) circle", "--steps", 1, "-o", file)[0] == 0
+    assert recipe_of(file)["prompt"] == "a (red) circle"
+
+
+def test_a_mistake_in_a_prompt_value_is_one_line(suffuse, tmp_path):
+    status, _, said = suffuse("generate", "Weighted('a (red')", "-o", tmp_path / "a.png")
+    assert status == 2 and said.count("\n") == 1 and "is not closed" in said
+    assert not list(tmp_path.iterdir())
