@@ -11,7 +11,17 @@ from suffuse.editing import MaskedBlend
 from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
 from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
 from suffuse.evaluation.precision_recall import DensityCoverage, PrecisionRecall
-from suffuse.guidance import SEGA, Concept, LinearAG, ScheduledCFG, SemanticGuidanceTuning, StableArtist
+from suffuse.guidance import (
+    SEGA,
+    Autoguidance,
+    Concept,
+    EditHistory,
+    IdentityAttention,
+    LinearAG,
+    ScheduledCFG,
+    SemanticGuidanceTuning,
+    StableArtist,
+)
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, Explicit
 from suffuse.testing import Subject, all_checks, check_method
@@ -44,11 +54,13 @@ def known(name, n):
 
 
 EXAMPLES = {
+    "Autoguidance": lambda: Subject(Autoguidance(IdentityAttention())),
     "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
     "Concept": lambda: Subject(CONCEPTS[1]),
     "DensityCoverage": lambda: compared(DensityCoverage),
+    "EditHistory": lambda: Subject(EditHistory("a circle").add(CONCEPTS[0]).add(CONCEPTS[1]).undo()),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
     "FrechetDistance": lambda: compared(FrechetDistance),
     "KernelDistance": lambda: compared(KernelDistance),
