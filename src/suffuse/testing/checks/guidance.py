@@ -28,9 +28,9 @@ def evaluations_are_as_declared(subject: Subject) -> None:
 def it_composes(subject: Subject) -> None:
     if Needs.COUPLES in subject.method.needs:
         raise NotHere("it couples the samples of a batch, and says so in `needs`")
-    chains = {"inside": CFG(2.0) | subject.method}
+    chains = {"outside": subject.method | CFG(2.0)}
     if Needs.OUTERMOST not in subject.method.needs:
-        chains["outside"] = subject.method | CFG(2.0)
+        chains["inside"] = CFG(2.0) | subject.method
     for name in subject.homes:
         for place, chain in chains.items():
             whole = subject.run(name, guidance=chain)
