@@ -215,6 +215,13 @@ def test_unknown_things_are_named() -> None:
         fixture("unett")
     with pytest.raises(BadInput, match="16 rows"):
         states("unet", 17)
-    plain = FluxTransformer2DModel(**{**net("flux").net.config, "guidance_embeds": False})
-    with pytest.raises(BadInput, match="use guidance=CFG"):
-        Network(plain, family_of(plain), Flow(), FLOW)(states("flux", 1), 0.5, conditions("flux", 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_without_an_input_for_the_guidance_scale_refuse_it(name: str) -> None:
+    d = net(name)
+    if name == "flux":
+        plain = FluxTransformer2DModel(**{**net("flux").net.config, "guidance_embeds": False})
+        d = Network(plain, family_of(plain), Flow(), FLOW)
+    with pytest.raises(Refused, match=r"cond\['guidance_scale'\].*; (use guidance=CFG|leave it out)"):
+        d(states(name, 1), 0.5, conditions(name, 1) | {"guidance_scale": torch.tensor([3.0])})

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.cond import Cond
-from ..core.errors import BadInput
 from ..core.family import Family
 from ..core.site import Site
-from .inputs import POOLED, SCALE, TEXT, beside, check_size, need
+from .inputs import POOLED, TEXT, beside, check_size, need, told_scale
 from .transformer import transformer_sites
 
 STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states", "temb": "temb", "pos": "image_rotary_emb"}
@@ -38,13 +37,7 @@ class Flux(Family):
         check_size(x, 2)
         text = need(cond, "text", TEXT).to(net.dtype)
         pooled = need(cond, "pooled", POOLED).to(net.dtype)
-        guidance = None
-        if net.config.guidance_embeds:
-            guidance = need(cond, "guidance_scale", SCALE).to(x.device, torch.float32)
-        elif "guidance_scale" in cond:
-            raise BadInput(
-                "cond['guidance_scale']: this network has no guidance embedding; use guidance=CFG(...) instead"
-            )
+        scale = told_scale(cond, bool(net.config.guidance_embeds))
         height, width = x.shape[2] // 2, x.shape[3] // 2
         out = net(
             pack(beside(x, cond)).to(net.dtype),
@@ -53,7 +46,7 @@ class Flux(Family):
             timestep.to(x.device, torch.float32) / 1000,
             positions(height, width).to(x.device),
             torch.zeros(text.shape[1], 3, device=x.device),
-            guidance,
+            None if scale is None else scale.to(x.device, torch.float32),
             return_dict=False,
         )[0]
         return unpack(out, height, width).to(x.dtype)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.cond import Cond
-from ..core.errors import BadInput
+from ..core.errors import BadInput, Refused
 
 TEXT, POOLED = "text embeddings (B, tokens, width)", "pooled text embeddings (B, width)"
 SCALE = "the guidance scale (B,) that it was distilled for"
@@ -19,6 +19,18 @@ def need(cond: Cond, entry: str, what: str) -> Tensor:
     if entry not in cond:
         raise BadInput(f"cond[{entry!r}] is missing: this network needs {what}; encode a prompt, or give the entry")
     return cond[entry]
+
+
+def told_scale(cond: Cond, takes: bool) -> Tensor | None:
+    """The guidance scale where a network has an input for it; one that has none does not go with it."""
+    if takes:
+        return need(cond, "guidance_scale", SCALE)
+    if "guidance_scale" in cond:
+        raise Refused(
+            "cond['guidance_scale']: this network was not distilled from guidance and has no input for its scale; use "
+            "guidance=CFG(...) instead of Embedded"
+        )
+    return None
 
 
 def check_size(x: Tensor, multiple: int, square: bool = False) -> None:

@@ -13,7 +13,7 @@ from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.family import Family
 from ..core.site import Site
-from .inputs import POOLED, SCALE, TEXT, beside, need
+from .inputs import POOLED, TEXT, beside, need, told_scale
 
 STREAMS = {
     "image": "hidden_states",
@@ -42,18 +42,17 @@ class ConditionalUNet(Family):
         return type(net).__name__ == "UNet2DConditionModel"
 
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        dtype, added, scale = net.dtype, None, None
+        dtype, added, width = net.dtype, None, net.config.time_cond_proj_dim
+        scale = told_scale(cond, width is not None)
         if net.config.addition_embed_type == "text_time":
             pooled, sizes = need(cond, "pooled", POOLED), need(cond, "time_ids", "sizes and crop (B, 6)")
             added = {"text_embeds": pooled.to(dtype), "time_ids": sizes.to(dtype)}
-        if net.config.time_cond_proj_dim is not None:
-            scale = embedded_scale(need(cond, "guidance_scale", SCALE), net.config.time_cond_proj_dim).to(dtype)
         out = net(
             _channels(net, beside(x, cond)).to(dtype),
             timestep.to(x.device, torch.float32),
             need(cond, "text", TEXT).to(dtype),
             class_labels=cond.get("label"),
-            timestep_cond=scale,
+            timestep_cond=None if scale is None else embedded_scale(scale, width).to(dtype),
             added_cond_kwargs=added,
             encoder_attention_mask=cond.get("text_mask"),
             return_dict=False,

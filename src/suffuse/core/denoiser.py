@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .call import Binding, Call, Frame, stack, using
 from .cond import Cond
-from .errors import BadInput, Diverged, Refused
+from .errors import Diverged, Refused
 from .memory import Rows, rows_of
 from .patch import Adapter, Patch
 from .prediction import Affine, Prediction, V
@@ -115,8 +115,8 @@ class Network(Denoiser):
         unknown = [k for k in cond if k not in self.family.reads and not any(k in b.patch.reads for b in stack.bindings)
                    and k not in getattr(self.process, "reads", ())]  # fmt: skip
         if unknown:
-            raise BadInput(f"cond[{unknown[0]!r}]: neither {self.family.name} nor an active patch reads it; "
-                           f"this network reads {', '.join(self.family.reads) or 'nothing'}")  # fmt: skip
+            raise Refused(f"cond[{unknown[0]!r}]: neither {self.family.name} nor an active patch reads it; leave it "
+                          f"out, this network reads {', '.join(self.family.reads) or 'nothing'}")  # fmt: skip
         process = self.process.given(cond)
         scale = process.scale(t)
         value = self.family.call(

@@ -23,6 +23,9 @@ class Embedded(Guidance):
     Args:
         w: guidance scale.
 
+    Raises:
+        Refused: a network that has no input for it.
+
     Reference: Meng et al., On Distillation of Guided Diffusion Models, 2210.03142.
     """
 
