@@ -41,7 +41,7 @@ from suffuse.testing.analytic import Gaussian, KnownLaw
 SOLVERS = [DDIM(), Euler(), Heun(), RhoRK(3), RhoRK(4), DPMSolverPP(2), DPMSolverPP(3), UniPC(1), UniPC(2), UniPC(3),
            DEIS(0), DEIS(3), DEIS(2, "rhoAB"), DEIS(3, "iPNDM")]  # fmt: skip
 NOISY = [DDIM(0.5), DDPM(), EulerAncestral(), Ancestral(), LCM(), DPMSolverPP(2, sde=True), DPMSolverPP(3, sde=True),
-         Heun(churn=20.0)]  # fmt: skip
+         Euler(churn=20.0), Heun(churn=20.0)]  # fmt: skip
 ALL = pytest.mark.parametrize("sampler", SOLVERS + NOISY, ids=str)
 ODE = pytest.mark.parametrize("sampler", SOLVERS, ids=str)
 

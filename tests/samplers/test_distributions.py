@@ -17,12 +17,13 @@ from suffuse.core.prediction import X0, Affine
 from suffuse.core.step import Sampler
 from suffuse.core.value import Coef
 from suffuse.processes import VP, Flow, Table
-from suffuse.samplers import DDIM, DDPM, LCM, DPMSolverPP, EulerAncestral, Heun, Karras
+from suffuse.samplers import DDIM, DDPM, LCM, DPMSolverPP, Euler, EulerAncestral, Heun, Karras
 from suffuse.testing.analytic import Gaussian
 
 MEAN, STD, N = torch.tensor([0.7, -0.4]), 0.6, 2500
 STOCHASTIC = [DDIM(0.6), DDPM(), EulerAncestral(), DPMSolverPP(1, sde=True), DPMSolverPP(2, sde=True),
-              DPMSolverPP(3, sde=True), Heun(churn=20.0), Heun(churn=20.0, churn_min=0.05, churn_max=5.0)]  # fmt: skip
+              DPMSolverPP(3, sde=True),
+              Euler(churn=20.0), Heun(churn=20.0), Heun(churn=20.0, churn_min=0.05, churn_max=5.0)]  # fmt: skip
 
 
 @pytest.mark.parametrize("process", [VP(), Flow(), Table()], ids=lambda p: type(p).__name__)

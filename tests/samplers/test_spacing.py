@@ -13,9 +13,10 @@ from suffuse.core.errors import BadInput
 from suffuse.core.expression import parse, unparse
 from suffuse.core.grid import Spacing
 from suffuse.core.value import Coef
-from suffuse.processes import VP, Cosine, Flow, Table
+from suffuse.processes import VE, VP, Cosine, Flow, Table
 from suffuse.samplers import (
     LCM,
+    AlignYourSteps,
     Explicit,
     FlowDynamicShift,
     FlowShift,
@@ -142,7 +143,8 @@ def test_too_many_steps():
         FlowDynamicShift().grid(Flow(), 4)
 
 
-SPACINGS = st.sampled_from([Trailing(), Leading(), Leading(1, end=0.001), Linear(), Linear(whole=False), Karras(),
+SPACINGS = st.sampled_from([Trailing(), Leading(), Leading(1, end=0.001), Linear(), Linear(whole=False),
+                            AlignYourSteps("SDXL"), Karras(),
                             LogSNR(), Quadratic(), FlowShift(3.0), Linear(skip_first=True)])  # fmt: skip
 
 
@@ -157,3 +159,24 @@ def test_grids_fall_from_noise_to_the_end(spacing, n, process):
 def test_spacings_are_expressions():
     for spacing in (Karras(rho=5.0), Leading(1, end=0.001), Explicit(timesteps=(999, 0))):
         assert parse(unparse(spacing)) == spacing
+
+
+@pytest.mark.parametrize(("model", "table"), [("SD1.5", "StableDiffusion"), ("SDXL", "StableDiffusionXL")])
+def test_aligned_schedules_are_the_published_ones(model, table):
+    found, spacing = diffusers.schedulers.AysSchedules, AlignYourSteps(model)
+    np.testing.assert_allclose(sigmas(spacing, 10), found[f"{table}Sigmas"], rtol=1e-4)
+    # the published timesteps are those sigmas on the model's own table
+    assert np.abs(timesteps(spacing, 10) - np.array(found[f"{table}Timesteps"])).max() <= 1.0
+
+
+def test_aligned_schedules_of_other_lengths():
+    """Halfway between two published sigmas stands their geometric mean; n = 5 is every second of 10."""
+    ten, five, twenty = (sigmas(AlignYourSteps("SDXL"), n) for n in (10, 5, 20))
+    np.testing.assert_allclose(five, ten[::2], rtol=1e-9)
+    np.testing.assert_allclose(twenty[1:18:2], np.sqrt(ten[:9] * ten[1:10]), rtol=1e-4)
+    process = VE(sigma_max=700.0)
+    video = AlignYourSteps("SVD").grid(process, 10)
+    rhos = [process.rho(video.node(i)).item() for i in range(10)]
+    np.testing.assert_allclose(rhos, diffusers.schedulers.AysSchedules["StableDiffusionVideoSigmas"][:10], rtol=1e-6)
+    with pytest.raises(BadInput, match="SDXL"):
+        AlignYourSteps("SDLX")

@@ -7,6 +7,7 @@ import torch
 
 from suffuse import conditioning, editing
 from suffuse.core.cond import Cond
+from suffuse.core.grid import Grid
 from suffuse.editing import MaskedBlend
 from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
 from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
@@ -23,7 +24,7 @@ from suffuse.guidance import (
     StableArtist,
 )
 from suffuse.restoration import Restorer
-from suffuse.samplers import DDIM, Explicit
+from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
 from suffuse.testing import Subject, all_checks, check_method
 from suffuse.testing.checks.subject import ROWS, STEPS, denoiser, states
 from suffuse.training.denoising import Denoising
@@ -66,7 +67,11 @@ EXAMPLES = {
     "KernelDistance": lambda: compared(KernelDistance),
     "LPIPS": lambda: Subject(LPIPS(ABSENT, ABSENT)),
     "LinearAG": linear,
+    "LinearSolver": lambda: Subject(
+        LinearSolver.of(DDIM(), denoiser("mixture").process, Grid(torch.linspace(1, 0, 4)))
+    ),
     "MaskedBlend": lambda: Subject(MaskedBlend(), known),
+    "OLSS": lambda: Subject(OLSS.fit(denoiser("mixture"), states("mixture", ROWS), steps=STEPS)),
     "PrecisionRecall": lambda: compared(PrecisionRecall),
     "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),

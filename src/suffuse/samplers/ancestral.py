@@ -10,6 +10,7 @@ from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.step import Ask, Sampler, Step
 from ..core.value import Value
+from .churn import Churned
 
 
 @method(paper="ddim")
@@ -29,6 +30,7 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
+
     @property
     def convergence(self) -> int | None:  # type: ignore[override]
         return 1 if self.eta == 0.0 else None
@@ -39,19 +41,31 @@ class DDIM(Sampler):
 
 @method(paper="edm")
 @dataclass(frozen=True)
-class Euler(Sampler):
+class Euler(Churned):
     """y_s = y_t + (rho_s - rho_t) eps  for y = x / alpha, rho = sigma / alpha: the same move as DDIM with eta = 0.
 
-    On flows it is x_s = x_t + (s - t) v. EulerDiscreteScheduler and FlowMatchEulerDiscreteScheduler are this.
+    On flows it is x_s = x_t + (s - t) v. EulerDiscreteScheduler and FlowMatchEulerDiscreteScheduler are this. With
+    churn the noise is raised from rho_t to (1 + gamma) rho_t first:
+
+        gamma = min(churn / n, sqrt(2) - 1) while churn_min <= rho <= churn_max, else 0
+
+    Args:
+        churn: S_churn, noise added and removed again over the whole run; 0 solves the ODE. 40 is usual.
+        churn_min, churn_max: S_tmin, S_tmax, in units of rho = sigma / alpha.
+        churn_noise: S_noise, standard deviation of the added noise.
 
     Reference: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2206.00364.
     """
 
     needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
-    convergence = 1
+
+    @property
+    def convergence(self) -> int | None:  # type: ignore[override]
+        return 1 if self.churn == 0.0 else None
 
     def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value | Law, Any]:
-        return at.process.posterior(x, predict(x, at.t), at.t, at.s, 0.0), memory
+        x, t = self.churned(x, at)
+        return at.process.posterior(x, predict(x, t), t, at.s, 0.0), memory
 
 
 @method(paper="ddpm")

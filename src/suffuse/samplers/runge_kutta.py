@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,8 @@ from ..core.plugin import Needs
 from ..core.process import Gaussian
 from ..core.registry import method
 from ..core.step import Ask, Sampler, Step
-from ..core.value import Coef, Value, combine, minimum, sqrt, where
+from ..core.value import Coef, Value, combine, where
+from .churn import Churned
 
 PURE = 1e-6
 """Where alpha(1) is below this the process ends in pure noise, and sigma / alpha is no coordinate at its end."""
@@ -111,7 +111,7 @@ class RhoRK(Sampler):
 
 @method(paper="edm")
 @dataclass(frozen=True)
-class Heun(Sampler):
+class Heun(Churned):
     """EDM's sampler: Heun's method in y = x / alpha over rho, after raising the noise from rho to (1 + gamma) rho.
 
         gamma = min(churn / n, sqrt(2) - 1) while churn_min <= rho <= churn_max, else 0
@@ -126,28 +126,10 @@ class Heun(Sampler):
     Reference: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2206.00364.
     """
 
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float = math.inf
-    churn_noise: float = 1.0
-
-    needs = Needs.GAUSSIAN
-
     @property
     def convergence(self) -> int | None:  # type: ignore[override]
         return 2 if self.churn == 0.0 else None
 
     def step(self, predict: Ask, x: Value, at: Step, memory: Any) -> tuple[Value, Any]:
-        x, t = self._raised(x, at) if self.churn else (x, at.t)
+        x, t = self.churned(x, at)
         return advance(predict, x, at.process, t, at.s, TABLEAUX[2]), memory
-
-    def _raised(self, x: Value, at: Step) -> tuple[Value, Coef]:
-        """The state with more noise, and the time at which it stands."""
-        process, rho, most = at.process, at.process.rho(at.t), at.process.rho(Coef(1.0))
-        within = where(rho >= self.churn_min, where(rho <= self.churn_max, where(rho < most, 1.0, 0.0), 0.0), 0.0)
-        gamma = where(at.s == at.t, 0.0, within * min(self.churn / at.n, math.sqrt(2) - 1))
-        raised = minimum(rho * (1.0 + gamma), most)
-        t = where(gamma > 0.0, process.time(raised), at.t)
-        alpha, kept = process.alpha(t), where(gamma > 0.0, process.alpha(t) / process.alpha(at.t), 1.0)
-        added = where(gamma > 0.0, self.churn_noise * alpha * sqrt(raised * raised - rho * rho), 0.0)
-        return combine((kept, x), (added, at.noise(x, "churn"))), t

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, nearest
 from ..core.grid import Grid, Spacing
 from ..core.registry import method
 from ..core.value import Coef
@@ -219,6 +219,41 @@ class LogSNR(Placed):
     def times(self, process: Any, n: int, shape: Sequence[int]) -> np.ndarray:
         low, high = _noise_range(process, self.sigma_min, self.sigma_max)
         return _at_noise(process, np.exp(np.linspace(math.log(high), math.log(low), n)))
+
+
+ALIGNED = {
+    "SD1.5": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "SDXL": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "SVD": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""The published schedules of ten steps, sigma / alpha."""
+
+
+@method(paper="align-your-steps")
+@dataclass(frozen=True)
+class AlignYourSteps(Placed):
+    """A published schedule of ten steps, optimised for one model; log(sigma / alpha) is interpolated to n steps.
+
+    Args:
+        model: "SD1.5", "SDXL" or "SVD", the model that it was optimised for.
+        end: time at which the state is left.
+
+    Differs from the paper: noise above that of the process at t = 1 is its own, which rounding in the tables exceeds.
+
+    Reference: Sabour et al., Align Your Steps: Optimizing Sampling Schedules in Diffusion Models, 2404.14507.
+    """
+
+    model: str = "SD1.5"
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.model not in ALIGNED:
+            raise BadInput(f"AlignYourSteps(model={self.model!r}): no such schedule; {nearest(self.model, ALIGNED)}")
+
+    def times(self, process: Any, n: int, shape: Sequence[int]) -> np.ndarray:
+        table = np.log(ALIGNED[self.model])
+        even = np.interp(np.linspace(0.0, 1.0, n + 1), np.linspace(0.0, 1.0, len(table)), table)[:n]
+        return _at_noise(process, np.minimum(np.exp(even), process.rho(Coef(1.0)).item()))
 
 
 # of flows -------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ def _grid(start: float, stop: float, n: int) -> Grid:
 def _gaussian(subject: Subject) -> None:
     if Needs.CATEGORICAL in subject.method.needs:
         raise NotHere("it samples categories")
+    if hasattr(subject.method, "made_for"):
+        raise NotHere("it was fitted for one grid, and refuses others")
 
 
 def _deterministic(subject: Subject) -> None:
