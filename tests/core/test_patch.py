@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import pickle
 import threading
 import weakref
 from collections.abc import Sequence
@@ -197,6 +198,18 @@ def test_a_tapped_network_saves_and_loads_as_what_it_is(tmp_path) -> None:
     used.net.save_pretrained(tmp_path)
     again = UNet2DConditionModel.from_pretrained(tmp_path)
     assert torch.equal(value(Network(again, used.family, used.process, used.kind), "unet"), plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_come_back_from_pickle(name: str) -> None:
+    used = fixture(name)
+    plain = value(used, name)
+    assert torch.equal(value(pickle.loads(pickle.dumps(used)), name), plain)
+    view = used.with_(Scaled(0.5, "in"))  # its network is tapped now
+    patched = value(view, name)
+    again, twin = (pickle.loads(pickle.dumps(d)) for d in (view, used))
+    assert torch.equal(value(again, name), patched) and torch.equal(value(twin, name), plain)
+    assert torch.equal(value(twin.with_(Scaled(0.5, "in")), name), patched)
 
 
 def test_nothing_is_kept_after_a_run_or_an_error() -> None:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,21 +23,45 @@ if TYPE_CHECKING:
 
 ZERO, ONE = Coef(0.0), Coef(1.0)
 
+Row: TypeAlias = tuple[Coef, Coef, Coef]
+"""(k_x, k_e, k_y)."""
+
 
 @dataclass(frozen=True)
 class Kind:
     """A kind of prediction: `row(process, t) -> (k_x, k_e, k_y)`, Coefs. Equal by name."""
 
     name: str
-    row: Callable[[Gaussian, Coef], tuple[Coef, Coef, Coef]] = field(compare=False, repr=False)
+    row: Callable[[Gaussian, Coef], Row] = field(compare=False, repr=False)
 
 
-EPS = Kind("eps", lambda p, t: (ZERO, ONE, ZERO))
-X0 = Kind("x0", lambda p, t: (ONE, ZERO, ZERO))
-V = Kind("v", lambda p, t: (-p.sigma(t), p.alpha(t), ZERO))
-FLOW = Kind("flow", lambda p, t: (*p.slope(t), ZERO))
-SCORE = Kind("score", lambda p, t: (ZERO, -1.0 / p.sigma(t), ZERO))
-RESIDUAL = Kind("residual", lambda p, t: (-ONE, ZERO, ONE))
+# Functions with a name: networks hold their kind, and pickle finds functions by name.
+def _eps(process: Gaussian, t: Coef) -> Row:
+    return ZERO, ONE, ZERO
+
+
+def _x0(process: Gaussian, t: Coef) -> Row:
+    return ONE, ZERO, ZERO
+
+
+def _v(process: Gaussian, t: Coef) -> Row:
+    return -process.sigma(t), process.alpha(t), ZERO
+
+
+def _flow(process: Gaussian, t: Coef) -> Row:
+    return *process.slope(t), ZERO
+
+
+def _score(process: Gaussian, t: Coef) -> Row:
+    return ZERO, -1.0 / process.sigma(t), ZERO
+
+
+def _residual(process: Gaussian, t: Coef) -> Row:
+    return -ONE, ZERO, ONE
+
+
+EPS, X0, V, FLOW = Kind("eps", _eps), Kind("x0", _x0), Kind("v", _v), Kind("flow", _flow)
+SCORE, RESIDUAL = Kind("score", _score), Kind("residual", _residual)
 KINDS = {k.name: k for k in (EPS, X0, V, FLOW, SCORE, RESIDUAL)}
 
 
@@ -59,7 +83,7 @@ class Prediction(ABC):
         """A copy in which `rows` are those of `other`."""
 
 
-def _is(row: tuple[Coef, Coef, Coef], kx: float, ke: float) -> bool:
+def _is(row: Row, kx: float, ke: float) -> bool:
     """True when the row is this one for every sample: the value itself is wanted, and no arithmetic needed."""
     return row[0].shared and row[1].shared and (row[0].d, row[1].d) == (kx, ke)
 
@@ -81,7 +105,7 @@ class Affine(Prediction):
     a: Coef
     s: Coef
     value: Value
-    row: tuple[Coef, Coef, Coef]
+    row: Row
     b: Value | None = None
     y: Value | None = None
 

@@ -37,6 +37,10 @@ class Tapped:
         call = Call(self, inner, args, kwargs, frame, chain, _rows(frame, args, kwargs))  # type: ignore[arg-type]
         return call.patch.around(call)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copied and pickled by way of the plain class: the generated one cannot be found by name."""
+        return _blank, (type(self).__bases__[1],), self.__getstate__()
+
 
 def _rows(frame: Frame, args: Any, kwargs: Any) -> Rows:
     """The evaluation's rows; a batch of another kind (tokens of a text encoder, say) gets rows of its own."""
@@ -47,6 +51,11 @@ def _rows(frame: Frame, args: Any, kwargs: Any) -> Rows:
 @cache
 def _tapped_class(cls: Any) -> type:
     return type(cls.__name__, (Tapped, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+
+
+def _blank(cls: Any) -> Any:
+    tapped: Any = _tapped_class(cls)
+    return tapped.__new__(tapped)
 
 
 def tap(module: nn.Module) -> None:
