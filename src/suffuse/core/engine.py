@@ -313,6 +313,8 @@ def _check(
             raise Refused(f"{part}: needs a categorical process and {kind} is Gaussian; {remedy}")
         if Needs.ONE_EVALUATION in needs and sampler.many:
             raise Refused(f"{part}: needs one evaluation a step and {sampler} asks for several; use one such as DDIM()")
+        if Needs.SDE in needs and sampler.convergence is not None:
+            raise Refused(f"{part}: needs all the noise of the SDE and {sampler} solves the ODE; use DDPM()")
         if Needs.UNCONDITIONAL in needs and "null" not in cond.alt and part != part.neutral():
             raise Refused(
                 f"{part}: needs an unconditional prediction and the condition has no alternative 'null'; "

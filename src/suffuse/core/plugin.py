@@ -22,6 +22,7 @@ class Needs(Flag):
     COUPLES = auto()  #        the whole batch at once: samples influence each other
     UNCONDITIONAL = auto()  #  an alternative condition named "null"
     CONSISTENCY = auto()  #    a network that predicts the end of its trajectory instead of the mean of x0
+    SDE = auto()  #            a sampler that adds all the noise of the SDE
 
 
 Prompt = Any

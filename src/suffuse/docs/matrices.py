@@ -61,6 +61,7 @@ NEEDS: Mapping[str, str] = {
     "COUPLES": "the whole batch at once",
     "UNCONDITIONAL": "an unconditional prediction",
     "CONSISTENCY": "a consistency model",
+    "SDE": "a sampler of the SDE",
 }
 
 

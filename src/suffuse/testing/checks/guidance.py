@@ -33,9 +33,13 @@ def it_composes(subject: Subject) -> None:
         chains["inside"] = CFG(2.0) | subject.method
     for name in subject.homes:
         for place, chain in chains.items():
-            whole = subject.run(name, guidance=chain)
+            whole = subject.with_method(name, guidance=chain)
             assert bool(torch.isfinite(whole.x).all()), f"{place} of CFG on {name} the result is not finite"
-            close(subject.run(name, [1], guidance=chain).x, whole.x[[1]], f"row 1 with it {place} of CFG on {name}")
+            close(
+                subject.with_method(name, [1], guidance=chain).x,
+                whole.x[[1]],
+                f"row 1 with it {place} of CFG on {name}",
+            )
 
 
 @check(Guidance, "Inside another guidance that asks for the conditional prediction alone it is what it is by itself.")
@@ -43,5 +47,5 @@ def paths_are_its_own(subject: Subject) -> None:
     if Needs.OUTERMOST in subject.method.needs:
         raise NotHere("it is to be the outermost")
     for name in subject.homes:
-        inside = subject.run(name, guidance=CFG(1.0) | subject.method)
+        inside = subject.with_method(name, guidance=CFG(1.0) | subject.method)
         close(inside.x, subject.result(name).x, f"CFG(1) around it on {name}")

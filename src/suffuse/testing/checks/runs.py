@@ -90,5 +90,5 @@ def windows_hold(subject: Subject) -> None:
         raise NotHere("it is used through an adapter")
     never, always = (Subject(subject.method.during(*w), subject.cond) for w in ((0.0, 0.0), (0.0, 1.0)))
     for name in subject.some:
-        equal(never.with_method(name).x, plain(name), f"an empty window on {name}")
+        equal(never.with_method(name).x, subject.run(name, **subject.beside).x, f"an empty window on {name}")
         equal(always.with_method(name).x, subject.result(name).x, f"a whole window on {name}")

@@ -15,12 +15,12 @@ from ...core.denoiser import Denoiser
 from ...core.engine import Result, sample
 from ...core.errors import SuffuseError
 from ...core.patch import Adapter, Patch, Wrapped
-from ...core.plugin import Plugin
+from ...core.plugin import Needs, Plugin
 from ...core.prediction import FLOW
 from ...core.step import Guidance, Hook, Sampler
 from ...processes.categorical import Absorbing
 from ...processes.continuous import VP, Flow
-from ...samplers.ancestral import DDIM, Ancestral
+from ...samplers.ancestral import DDIM, DDPM, Ancestral
 from .. import fixtures
 from ..analytic import GaussianMixture, KnownLaw
 
@@ -104,17 +104,22 @@ class Subject:
                     nn.init.normal_(p, 0.0, 0.1)
         return self._adapters[name]
 
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What a run with the method needs besides."""
+        return {"sampler": DDPM()} if any(Needs.SDE in part.needs for part in self.method.bare) else {}
+
     def plugged(self, name: str) -> dict[str, Any]:
         """How the method enters a run on this fixture."""
         match self.method:
             case Sampler():
                 return {"sampler": self.method}
             case Guidance():
-                return {"guidance": self.method}
+                return {**self.beside, "guidance": self.method}
             case Hook():
-                return {"hooks": [self.method]}
+                return {**self.beside, "hooks": [self.method]}
             case Patch():
-                return {"patches": [self.adapter(name) if self.parametrised else self.method]}
+                return {**self.beside, "patches": [self.adapter(name) if self.parametrised else self.method]}
         raise NotHere("it takes no part in a run")
 
     def settings(self, name: str, rows: Sequence[int] = range(ROWS), **plugs: Any) -> dict[str, Any]:
