@@ -22,6 +22,8 @@ from suffuse.guidance import (
     ScheduledCFG,
     SemanticGuidanceTuning,
     StableArtist,
+    SuperDiffAND,
+    SuperDiffOR,
 )
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
@@ -80,6 +82,8 @@ EXAMPLES = {
     "SemanticGuidanceTuning": lambda: Subject(SemanticGuidanceTuning(("a circle", "a square"), threshold=0.9)),
     "StableArtist": lambda: Subject(StableArtist(CONCEPTS)),
     "Switch": lambda: Subject(conditioning.Switch("a", "b", 0.25)),
+    "SuperDiffAND": lambda: Subject(SuperDiffAND(("a blue square",), w=3.0)),
+    "SuperDiffOR": lambda: Subject(SuperDiffOR(("a blue square", "a green star"), w=3.0)),
     "VendiScore": lambda: Subject(VendiScore(FEATURES)),
     "Weighted": lambda: Subject(conditioning.Weighted("a (red:1.5) [circle]")),
     **{

@@ -33,6 +33,8 @@ __getattr__, __dir__ = lazy(
         "StableArtist": "sega",
         "SemanticGuidanceTuning": "semantic_tuning",
         "with_phrases": "semantic_tuning",
+        "SuperDiffAND": "superposition",
+        "SuperDiffOR": "superposition",
         "Autoguidance": "weaker",
     },
 )
