@@ -329,6 +329,23 @@ def test_lora_of_a_whole_model_gives_the_picture_of_diffusers(tmp_path: Path) ->
     assert close(mine, theirs, 1e-4)
 
 
+def test_models_are_stored_without_adapters_or_not_at_all(tmp_path: Path) -> None:
+    pipe = pipelines.stable_diffusion()
+    model = assemble(
+        "StableDiffusionPipeline", pipe.components, {**pipe.scheduler.config, "_class_name": "DDIMScheduler"}
+    )
+    view = Encoder(pipe.text_encoder)
+    for network, delta in (("denoiser", LoRA(2).on(model.denoiser)), ("text_encoder", LoRA(2).during(0, 1).on(view))):
+        changed = with_adapters(model, {network: delta})
+        for store in (lambda m=changed: m.save_pretrained(tmp_path / "model"), changed.to_diffusers):
+            with pytest.raises(Refused, match=r"(cannot hold|cannot run) LoRA\(.*\); (bake|take)"):
+                store()
+    seen = with_adapters(model, {"text_encoder": []})  # a view without adapters
+    folder = seen.save_pretrained(tmp_path / "model")
+    assert json.loads((folder / "model_index.json").read_text())["text_encoder"] == ["transformers", "CLIPTextModel"]
+    assert seen.to_diffusers().text_encoder is pipe.text_encoder
+
+
 # bad files ------------------------------------------------------------------------------------------------------------
 def test_bad_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"

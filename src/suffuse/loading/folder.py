@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backbones.encoder import Encoder
 from ..core.errors import BadInput, Damaged, Refused
 from ..core.files import read_json, write_json
 from ..core.model import Model
+from ..core.plugin import Plugin
 from .parts import UNUSED, quiet, read_part
 from .pipelines import assemble
 
@@ -60,13 +62,11 @@ def save(model: Model, folder: Path) -> Path:
     """Write a model; a model that stands in `folder` already is replaced when the new one is complete.
 
     Raises:
-        Refused: a view with adapters or patches, which this layout cannot hold.
+        Refused: adapters or patches on its network, text encoders or codec, which this layout cannot hold.
         BadInput: `folder` holds something else.
     """
-    if model.changes:
-        raise Refused(
-            f"save_pretrained: diffusers' layout cannot hold {model.changes[0]}; bake it in, or save it apart"
-        )
+    if changes := _changes(model):
+        raise Refused(f"save_pretrained: diffusers' layout cannot hold {changes[0]}; bake it in, or save it apart")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / INDEX).exists())):
         raise BadInput(f"folder: {folder} exists and is not a model; give a new name")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def _write(model: Model, folder: Path) -> None:
         **model.layout.others,
     }
     with quiet():
-        for name, part in model.components.items():
+        for name, part in _plain(model).items():
             index[name] = [None, None] if part is None else [type(part).__module__.split(".")[0], type(part).__name__]
             if isinstance(part, nn.Module):
                 part.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
@@ -113,14 +113,25 @@ def pipeline(model: Model) -> Any:
     """diffusers' pipeline of the model's own modules."""
     import diffusers
 
-    if model.changes:
-        raise Refused(f"to_diffusers: a stock pipeline cannot run {model.changes[0]}; take the model without it")
-    available = {**dict.fromkeys(UNUSED), **model.components, **model.layout.others, "requires_safety_checker": False}
+    if changes := _changes(model):
+        raise Refused(f"to_diffusers: a stock pipeline cannot run {changes[0]}; take the model without it")
+    available = {**dict.fromkeys(UNUSED), **_plain(model), **model.layout.others, "requires_safety_checker": False}
     config = dict(model.layout.scheduler)
     available["scheduler"] = getattr(diffusers, config["_class_name"]).from_config(config)
     names = _signature(model.layout.pipeline)
     with quiet():
         return getattr(diffusers, model.layout.pipeline)(**{k: v for k, v in available.items() if k in names})
+
+
+def _changes(model: Model) -> list[Plugin]:
+    """What is not in the weights of the model's parts: patches and adapters, of its text encoders and codec too."""
+    views = [part for part in model.components.values() if isinstance(part, Encoder)]
+    return [inner for item in (*model.changes, *(i for view in views for i in view.items)) for inner in item.bare]
+
+
+def _plain(model: Model) -> dict[str, Any]:
+    """Its parts, as their libraries made them."""
+    return {name: part.net if isinstance(part, Encoder) else part for name, part in model.components.items()}
 
 
 def _signature(pipeline: str) -> set[str]:
