@@ -8,6 +8,7 @@ import torch
 from suffuse import conditioning, editing
 from suffuse.core.cond import Cond
 from suffuse.core.grid import Grid
+from suffuse.core.plugin import Setting
 from suffuse.editing import MaskedBlend
 from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
 from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
@@ -15,8 +16,11 @@ from suffuse.evaluation.precision_recall import DensityCoverage, PrecisionRecall
 from suffuse.guidance import (
     SEGA,
     Autoguidance,
+    ClassifierGuidance,
+    ClassScore,
     Concept,
     EditHistory,
+    GradientGuidance,
     IdentityAttention,
     LinearAG,
     ScheduledCFG,
@@ -25,9 +29,11 @@ from suffuse.guidance import (
     SuperDiffAND,
     SuperDiffOR,
 )
+from suffuse.networks import ADMClassifier
+from suffuse.noise import GoldenNoise, NPNet
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
-from suffuse.testing import Subject, all_checks, check_method
+from suffuse.testing import Subject, all_checks, check_method, fixtures
 from suffuse.testing.checks.subject import ROWS, STEPS, denoiser, states
 from suffuse.training.denoising import Denoising
 
@@ -50,22 +56,40 @@ def linear():
     return Subject(LinearAG.fit(denoiser("unet"), states("unet", ROWS), **how))
 
 
+def noisy_classifier():
+    """Of states like those of the fixtures."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ADMClassifier(8, 3, 4, 8, (1, 2), 1, (4,), 8, groups=4).eval()
+
+
 def known(name, n):
     """What a masked blend keeps."""
     x = states(name, ROWS + 1)[1 : n + 1]
     return Cond(alt={"known": Cond({"x0": x, "noise": x.flip(-1), "mask": (x[:, :1] > 0).float()})})
 
 
+def golden():
+    """Not fitted: the checks are of where it acts, not of what it learned."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = NPNet(fixtures.shape("unet"), (fixtures.TOKENS, fixtures.WIDTH)).eval().requires_grad_(False)
+    return Subject(GoldenNoise(network, Setting(process=str(denoiser("unet").process))))
+
+
 EXAMPLES = {
     "Autoguidance": lambda: Subject(Autoguidance(IdentityAttention())),
     "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
+    "ClassifierGuidance": lambda: Subject(ClassifierGuidance(noisy_classifier(), 3.0, target=1)),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
     "Concept": lambda: Subject(CONCEPTS[1]),
     "DensityCoverage": lambda: compared(DensityCoverage),
     "EditHistory": lambda: Subject(EditHistory("a circle").add(CONCEPTS[0]).add(CONCEPTS[1]).undo()),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
     "FrechetDistance": lambda: compared(FrechetDistance),
+    "GoldenNoise": golden,
+    "GradientGuidance": lambda: Subject(GradientGuidance(ClassScore(noisy_classifier(), 1), 3.0, look_ahead=True)),
     "KernelDistance": lambda: compared(KernelDistance),
     "LPIPS": lambda: Subject(LPIPS(ABSENT, ABSENT)),
     "LinearAG": linear,

@@ -10,13 +10,14 @@ from ..core.family import Family
 
 def families() -> list[Family]:
     """One instance of every family."""
+    from .adm import ADM
     from .dit import DiT
     from .flux import Flux
     from .pixart import PixArt
     from .sd3 import SD3
     from .unet import ConditionalUNet, PlainUNet
 
-    return [ConditionalUNet(), PlainUNet(), SD3(), Flux(), PixArt(), DiT()]
+    return [ConditionalUNet(), PlainUNet(), SD3(), Flux(), PixArt(), DiT(), ADM()]
 
 
 def family_of(net: nn.Module) -> Family:

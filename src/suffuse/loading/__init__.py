@@ -5,5 +5,13 @@ from __future__ import annotations
 from ..core.registry import lazy
 
 __getattr__, __dir__ = lazy(
-    __name__, {"assemble": "pipelines", "bundled": "sources", "load": "sources", "read_schedule": "schedules"}
+    __name__,
+    {
+        "read_classifier": "guided_diffusion",
+        "read_denoiser": "guided_diffusion",
+        "assemble": "pipelines",
+        "read_schedule": "schedules",
+        "bundled": "sources",
+        "load": "sources",
+    },
 )

@@ -1,7 +1,15 @@
-"""Small networks of its own: where a library class would be too slow to train on a CPU."""
+"""Networks of its own: what no library has, and small ones where a library class would be too slow on a CPU."""
 
 from __future__ import annotations
 
 from ..core.registry import lazy
 
-__getattr__, __dir__ = lazy(__name__, {"MLP": "residual_mlp", "MLPFamily": "residual_mlp"})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "ADMClassifier": "adm",
+        "ADMUNet": "adm",
+        "MLP": "residual_mlp",
+        "MLPFamily": "residual_mlp",
+    },
+)

@@ -12,6 +12,7 @@ __getattr__, __dir__ = lazy(
         "VP": "continuous",
         "Cosine": "continuous",
         "VE": "continuous",
+        "LearnedVariance": "learned_variance",
         "Absorbing": "categorical",
         "Uniform": "categorical",
     },

@@ -22,6 +22,7 @@ __getattr__, __dir__ = lazy(
         "Immiscible": "immiscible",
         "NearestNoise": "immiscible",
         "Muon": "muon",
+        "NoisyClassification": "noisy_classification",
         "AdamW": "optimisers",
         "ConstantRate": "optimisers",
         "CosineDecay": "optimisers",
@@ -41,5 +42,7 @@ __getattr__, __dir__ = lazy(
         "Roles": ".core.training",
         "Log": "trainer",
         "Trainer": "trainer",
+        "Timesteps": "variational_bound",
+        "VariationalBound": "variational_bound",
     },
 )
