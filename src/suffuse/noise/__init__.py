@@ -1,0 +1,16 @@
+"""The noise that a run starts from and draws: learned, shifted, chosen."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "GoldenNoise": "golden_noise",
+        "NoisePairs": "golden_noise",
+        "collect_pairs": "golden_noise",
+        "NPNet": "npnet",
+        "ReDenoise": "redenoising",
+    },
+)
