@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from suffuse.caching import DeepCache
 from suffuse.caching.deepcache import refreshes
+from suffuse.caching.policy import Recorder
 from suffuse.core.engine import sample, trace
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.patch import Patch
@@ -20,12 +21,10 @@ from suffuse.testing.fixtures import conditions, fixture, states
 UNETS = ("unet", "unet-sdxl", "unet-v", "unet-class")
 
 
-def run(name, patches=(), rows=slice(0, 2), steps=6, **change):
+def run(name, patches=(), rows=slice(0, 2), steps=6, x=None, **change):
     settings = {"sampler": DDIM(), "steps": steps, "guidance": CFG(3.0), **change}
-    ids = list(range(4))[rows]
-    return sample(
-        fixture(name), states(name, 4)[rows], cond=conditions(name, 4)[rows], patches=patches, samples=ids, **settings
-    )
+    ids, x = list(range(4))[rows], states(name, 4)[rows] if x is None else x
+    return sample(fixture(name), x, cond=conditions(name, 4)[rows], patches=patches, samples=ids, **settings)
 
 
 def close(a, b):
@@ -60,6 +59,19 @@ def test_retrieving_steps_run_only_the_shallow_layers(name, branch):
             assert 0 < len(at) < len(everything) and not any("mid" in n for n in at)
             assert at[0] == "conv_in" and at[-1] == "conv_out"
             assert sum(".resnets." in n and n.startswith("up") for n in at) == branch + 1
+
+
+@pytest.mark.parametrize("branch", [0, 1])
+def test_what_enters_the_decoder_is_the_feature_of_the_last_full_step(branch):
+    cache = DeepCache(every=2, branch=branch)
+    entry = cache.sites(fixture("unet").sites)[-1].name
+    seen, whole = Recorder((entry,)), Recorder((entry,))
+    *states_, _ = run("unet", [seen, cache], steps=4, save=lambda run: (run.state.x, run.at)).saved
+    for x, at in states_:  # the network without a cache at the same states
+        run("unet", [whole], x=x, steps=4, start=at.t.item(), stop=at.s.item())
+    for i in range(4):
+        assert torch.equal(seen.kept[entry, i], whole.kept[entry, i - i % 2])
+        assert torch.equal(seen.kept[entry, i], whole.kept[entry, i]) == (i % 2 == 0)
 
 
 @pytest.mark.parametrize("name", UNETS)
