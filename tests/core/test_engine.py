@@ -9,7 +9,7 @@ import torch
 
 from suffuse.core.cond import Cond
 from suffuse.core.denoiser import Denoiser, count_evaluation
-from suffuse.core.engine import Start, State, sample, trace
+from suffuse.core.engine import Start, State, grid_of, sample, trace
 from suffuse.core.errors import BadInput, Diverged, Refused
 from suffuse.core.grid import Grid, Spacing
 from suffuse.core.plugin import Needs
@@ -18,9 +18,9 @@ from suffuse.core.process import Parts
 from suffuse.core.step import Guidance, Hook
 from suffuse.core.value import Coef, Tree
 from suffuse.guidance import CFG
-from suffuse.processes import VP, Absorbing, Flow
+from suffuse.processes import VP, Absorbing, Flow, Table
 from suffuse.restoration import ResShift
-from suffuse.samplers import DDIM, DDPM, Ancestral, Heun
+from suffuse.samplers import DDIM, DDPM, Ancestral, Heun, Trailing
 
 COND = Cond({"shift": torch.tensor([[1.0], [2.0], [3.0]])}, {"null": Cond({"shift": torch.zeros(3, 1)})})
 
@@ -192,6 +192,17 @@ def test_starts():
     assert runs[0].at.t.item() == 0.5 and runs[0].at.i == 5 and len(runs) == 6
     assert abs(runs[0].state.x.std() - VP().sigma(Coef(0.5)).item()) < 0.15
     assert torch.equal(next(iter(trace(Toy(), Start.exactly(x0, 0.3), **kw))).state.x, x0)
+
+
+def test_without_a_spacing_a_table_runs_at_its_timesteps():
+    for n in (1, 7, 30, 48):
+        times = grid_of(Table(), DDIM(), None, n).times
+        assert torch.equal(times, Trailing().grid(Table(), n).times) and len(times) == n + 1
+        k = [Table().timestep(Coef(t)).item() for t in times[:-1]]
+        assert k == [round(v) for v in k] and times[-1] == 0.0
+        torch.testing.assert_close(grid_of(Flow(), DDIM(), None, n).times, torch.linspace(1, 0, n + 1).double())
+    with pytest.raises(BadInput, match="steps=1001: Table has 1000 timesteps"):
+        sample(Toy(Table()), SHAPE, **{**RUN, "steps": 1001})
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def trace(
         sampler: how a state moves.
         steps: number of steps of the full grid, >= 1.
         grid: explicit times instead of `steps`.
-        spacing: how to place `steps`; default the sampler's, then trailing.
+        spacing: how to place `steps`; default the sampler's, then evenly, `Process.even`.
         cond: conditions, one row for each sample; alternatives in `cond.alt`.
         guidance, patches, hooks: plug-ins.
         noise: a Noise, or the seed of `Keyed`.
@@ -252,7 +252,7 @@ class Hooked:
 
 
 def grid_of(process: Process, sampler: Sampler, spacing: Spacing | None, steps: int, x: Any = None) -> Grid:
-    """The full grid of a run: the process's own, or `steps` placed by the spacing."""
+    """The full grid of a run: the process's own, or `steps` placed by the spacing, or evenly where there is none."""
     if process.grid is not None:
         times = torch.tensor(process.grid, dtype=torch.float64)
         if spacing is not None:
@@ -264,7 +264,7 @@ def grid_of(process: Process, sampler: Sampler, spacing: Spacing | None, steps: 
         raise BadInput(f"steps={steps}: a run needs a whole number of steps, at least 1; 20 to 50 are usual")
     rule = spacing or sampler.spacing
     if rule is None:
-        return Grid(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+        return Grid(process.even(steps))
     shape = (
         tuple(x.x.shape[1:])
         if isinstance(x, State) and isinstance(x.x, Tensor)

@@ -55,6 +55,10 @@ class Process(ABC):
         """Factor on the state before a network trained on this process sees it, or None for 1."""
         return None
 
+    def even(self, n: int) -> Tensor:
+        """(n + 1,) times from 1 to 0, as even as the process has them: those of a run without a spacing."""
+        return torch.linspace(1, 0, n + 1, dtype=torch.float64)
+
     @property
     def grid(self) -> Sequence[float] | None:
         """The only times at which the process may run, 1 down to 0, or None where it may be respaced."""

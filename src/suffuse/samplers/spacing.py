@@ -58,9 +58,7 @@ class Trailing(Placed):
     end: float = 0.0
 
     def times(self, process: Any, n: int, shape: Sequence[int]) -> np.ndarray:
-        if not hasattr(process, "N"):
-            return 1.0 - np.arange(n) / n
-        return np.arange(process.N, 0, -process.N / n)[:n].round() / process.N
+        return process.even(n)[:n].numpy()
 
 
 @method()
