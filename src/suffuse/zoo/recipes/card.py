@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +10,41 @@ import torch
 
 from ... import load
 from ...core.files import sha256, write_json
-from ...core.metric import Estimate
 from ...evaluation import Pictures, ReaderAccuracy, evaluate
 from ...world import frozen
+from .building import Figure, Figures
 
 
-def measure(folder: str | Path, *, steps: int = 25, guidance: float = 3.0, split: str = "validation") -> dict[str, str]:
-    """What share of the prompts of a frozen split a text-to-image pipeline draws right, with Wilson's intervals."""
+def measure(
+    folder: str | Path,
+    most: int | None = None,
+    *,
+    steps: int = 25,
+    guidance: float = 3.0,
+    splits: Sequence[str] = ("validation", "held-out"),
+) -> dict[str, Figure]:
+    """What share of the prompts of the frozen splits a text-to-image pipeline draws right, with Wilson's intervals.
+
+    Args:
+        folder: of the model.
+        most: prompts of each split; default all.
+        steps, guidance: of the runs, which have seed 0 and the model's own sampler.
+        splits: of the world.
+    """
     model = load(folder)
-    captions = list(frozen(split)[1])
-    parts = []
-    for start in range(0, len(captions), 64):
-        chosen = captions[start : start + 64]
-        samples = range(start, start + len(chosen))
-        made = model.generate([str(c) for c in chosen], steps=steps, guidance=guidance, seed=0, samples=samples)
-        with torch.no_grad():
-            parts.append(Pictures(model.decode(made.latents), chosen))
-    return {f"{split}, {name}": shown(found) for name, found in evaluate(parts, [ReaderAccuracy()]).figures.items()}
-
-
-def shown(share: Estimate) -> str:
-    """A share as text: "96.1 % [93.0, 97.9], n = 205"."""
-    low, high = share.interval
-    return f"{100 * share.mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}], n = {share.n}"
+    found: dict[str, Figure] = {}
+    for split in splits:
+        captions = list(frozen(split)[1])[:most]
+        parts = []
+        for start in range(0, len(captions), 64):
+            chosen = captions[start : start + 64]
+            samples = range(start, start + len(chosen))
+            made = model.generate([str(c) for c in chosen], steps=steps, guidance=guidance, seed=0, samples=samples)
+            with torch.no_grad():
+                parts.append(Pictures(model.decode(made.latents), chosen))
+        figures = evaluate(parts, [ReaderAccuracy()]).figures
+        found |= {f"{split}, {name}": Figure.share(share) for name, share in figures.items()}
+    return found
 
 
 def write_card(
@@ -43,7 +55,7 @@ def write_card(
     recipe: str,
     training: Mapping[str, Any],
     protocol: str,
-    measured: Mapping[str, str],
+    measured: Figures,
 ) -> None:
     """Write card.json beside the files of a model.
 
@@ -65,7 +77,7 @@ def write_card(
         "recipe": recipe,
         "training": dict(training),
         "protocol": protocol,
-        "measured": dict(measured),
+        "measured": {name: str(figure) for name, figure in measured.items()},
         "files": files,
     }
     write_json(folder / "card.json", card)

@@ -7,7 +7,7 @@ build shards ahead of the one that trains.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,11 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from ...core.cond import Cond
-from ...training import Batch, Log
+from ...training import Batch
 from ...world import WorldConfig, batch
 from ...world.scene import generator
 from . import text, vae
+from .building import Report
 
 EASY = WorldConfig(objects=(0.55, 0.45, 0.0), graded=0.1)
 FULL = WorldConfig(objects=(0.25, 0.62, 0.13))
@@ -47,14 +48,14 @@ class Encoders:
         device: str = "cpu",
         seed: int = 0,
         shard: tuple[int, int] = (0, 1),
-        report: Callable[[Log], None] = print,
+        report: Report = print,
     ) -> Encoders:
         """From `folder`/vae and `folder`/text, where the recipes of both write them; what is missing is trained now."""
         of_pictures, of_text = Path(folder) / "vae", Path(folder) / "text"
         if not (of_pictures / "vae").exists():
-            vae.build(of_pictures, device=device, seed=seed, shard=shard, report=report)
+            vae.build(folder, device=device, seed=seed, shard=shard, report=report)
         if not (of_text / "text_encoder").exists():
-            text.build(of_text, device=device, seed=seed, shard=shard, report=report)
+            text.build(folder, device=device, seed=seed, shard=shard, report=report)
         return cls(
             AutoencoderKL.from_pretrained(of_pictures / "vae").eval().to(device),
             CLIPTokenizer.from_pretrained(of_text / "tokenizer"),

@@ -8,7 +8,7 @@ above to below where a relation is stated, so that "a left of b" and "b right of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from ...core.cond import Cond
 from ...core.noise import Noise
-from ...training import AdamW, Batch, Log, Loss, Objective, Phase, Roles, Trainer, WarmupDecay
+from ...training import AdamW, Batch, Loss, Objective, Phase, Roles, Trainer, WarmupDecay
 from ...world import (
     BACKGROUNDS,
     COLOURS,
@@ -34,6 +34,7 @@ from ...world import (
 )
 from ...world.languages import plural
 from ...world.scene import generator
+from .building import Built, Recipe, Report, train
 from .folder import save_vocabulary
 
 LENGTH = 32
@@ -246,10 +247,10 @@ def build(
     device: str = "cpu",
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
-    report: Callable[[Log], None] = print,
-) -> tuple[CLIPTokenizer, CLIPTextModelWithProjection]:
-    """Train both and write them to `folder`/tokenizer and /text_encoder; checkpoints in `folder`/run are resumed."""
-    folder = Path(folder)
+    report: Report = print,
+) -> Built:
+    """Train both and write them to `folder`/text/tokenizer and /text_encoder; checkpoints in /run are resumed."""
+    folder = Path(folder) / "text"
     tokenizer = train_tokenizer(vocabulary())
     torch.manual_seed(seed)
     encoder = network(tokenizer).to(device)
@@ -257,10 +258,13 @@ def build(
     objective = Comprehension(tuple(nouns), tokenizer.eos_token_id)
     optim = AdamW(lr=1e-3, schedule=WarmupDecay(warmup=100, decay=0.5))
     trainer = Trainer({"model": encoder}, Phase(objective, optim=optim), seed=seed, precision="bf16")
-    for log in trainer.fit(Captions(tokenizer, seed=seed), steps, shard=shard, folder=folder / "run", save_every=250):
-        report(log)
+    run = folder / "run"
+    train(trainer, Captions(tokenizer, seed=seed), steps, "text", run, shard=shard, save_every=250, report=report)
     encoder = encoder.cpu().eval()
     tokenizer.save_pretrained(folder / "tokenizer")
     save_vocabulary(tokenizer, folder / "tokenizer")
     encoder.save_pretrained(folder / "text_encoder")
-    return tokenizer, encoder
+    return Built(folder, trainer.step, trainer.seconds)
+
+
+RECIPE = Recipe(summary="Tokenizer and text encoder of the text-to-image models", build=build, steps=800, defaults={})
