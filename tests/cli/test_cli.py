@@ -11,11 +11,9 @@ from PIL import Image
 
 from suffuse import __version__, world
 from suffuse.claims import Table, at_most, claim, evidence
-from suffuse.cli import zoo
 from suffuse.cli.errors import guarded
 from suffuse.core import registry
 from suffuse.core.errors import BadInput
-from suffuse.core.files import sha256, write_json
 from suffuse.core.registry import method
 from suffuse.evaluation.statistics import Estimate
 
@@ -216,31 +214,3 @@ def test_world_draws_a_sheet(suffuse, tmp_path):
     printed = suffuse("world", "a red circle", "-n", 2, "--resolution", 16, "-o", path, "--language", "de")[1]
     assert printed.count("roter Kreis") == 2
     assert "a.jpg does not end in .png" in complaint(suffuse("world", "-n", 1, "-o", tmp_path / "a.jpg"))
-
-
-def test_zoo(suffuse, monkeypatch, tmp_path):
-    monkeypatch.setattr(zoo, "MODELS", tmp_path)
-    model = tmp_path / "toy"
-    (model / "unet").mkdir(parents=True)
-    (model / "unet" / "weights").write_bytes(b"\0" * 10_000)
-    (model / "config").write_text("{}")
-    files = {str(p.relative_to(model)): sha256(p) for p in model.rglob("*") if p.is_file()}
-    write_json(model / "card.json", {"summary": "A toy.", "files": files, "measured": {"colour": 0.98}})
-
-    row = json.loads(suffuse("zoo", "list", "--json")[1])[0]
-    assert row == {"name": "toy", "summary": "A toy.", "megabytes": 0.01, "measured": ["colour 0.98"]}
-    status, printed, _ = suffuse("zoo", "verify", "toy")
-    assert status == 0 and printed.count("as built") == 2
-
-    (model / "unet" / "weights").write_bytes(b"\1")
-    (model / "config").rename(model / "other")
-    status, printed, _ = suffuse("zoo", "verify", "--json")
-    assert status == 1
-    assert {r["file"]: r["state"] for r in json.loads(printed)} == {
-        "config": "missing",
-        "other": "not in the card",
-        "unet/weights": "altered",
-    }
-    assert "no bundled model 'tox'; did you mean toy" in complaint(suffuse("zoo", "verify", "tox"))
-    (model / "card.json").write_text("{}")
-    assert "toy/card.json has no summary" in complaint(suffuse("zoo", "list"))

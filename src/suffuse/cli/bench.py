@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .output import AsJson, show
+from .threads import Threads, limit
 
 if TYPE_CHECKING:
     from suffuse.evaluation.timing import Paired
@@ -17,7 +18,6 @@ app = typer.Typer(
 )
 
 Rounds = Annotated[int, typer.Option(min=5, help="Pairs.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default as the environment says.")]
 
 
 @app.command()
@@ -37,7 +37,7 @@ def generate(
     from suffuse import load
     from suffuse.evaluation.timing import ceiling, operations, paired
 
-    _threads(threads)
+    limit(threads)
     loaded = load(model)
     pipe = loaded.to_diffusers()
     pipe.set_progress_bar_config(disable=True)
@@ -74,7 +74,7 @@ def loop(
     from suffuse.evaluation.timing import paired
     from suffuse.samplers import DDIM
 
-    _threads(threads)
+    limit(threads)
     loaded = load(model)
     cond, shape = loaded.condition(None), (1, *loaded.setting().shape)
     if len(shape) == 1:
@@ -91,13 +91,6 @@ def loop(
         sample(loaded.denoiser, x, sampler=DDIM(), steps=steps, cond=cond)
 
     _print(f"engine on {loaded.name}, {steps} steps", paired(run, bare, rounds=rounds), {}, as_json)
-
-
-def _threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _print(what: str, measured: Paired, more: dict[str, Any], as_json: bool) -> None:
