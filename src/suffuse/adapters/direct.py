@@ -45,7 +45,7 @@ class FullWeight(Decomposable):
 @method(paper="lycoris")
 @dataclass(frozen=True)
 class Norms(Delta):
-    """Learns changes of the scales and shifts of layer norms, group norms and RMS norms.
+    """Learns changes of the scales and shifts of layer norms, group norms, batch norms and RMS norms.
 
     y = norm(x) (w + dw) + b + db; norms without scales are left out.
 
@@ -81,7 +81,8 @@ class Norms(Delta):
         if call.scale == 0.0:
             return y
         module, x = call.site.module, call["image"]
-        shape = (-1, *[1] * (x.ndim - 2)) if isinstance(module, nn.GroupNorm) else (-1,)
+        by_channel = isinstance(module, (nn.GroupNorm, nn.modules.batchnorm._BatchNorm))
+        shape = (-1, *[1] * (x.ndim - 2)) if by_channel else (-1,)
         deltas = {k: d.view(shape).to(y.dtype) for k, d in self.deltas(call.part, module, call.scale).items()}
         change = normalised(module, x) * deltas["weight"]
         return y + (change + deltas["bias"] if "bias" in deltas else change)
@@ -93,6 +94,9 @@ def normalised(module: Any, x: Tensor) -> Tensor:
         return F.layer_norm(x, module.normalized_shape, None, None, module.eps)
     if isinstance(module, nn.GroupNorm):
         return F.group_norm(x, module.num_groups, None, None, module.eps)
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        known = (None, None) if module.training else (module.running_mean, module.running_var)
+        return F.batch_norm(x, *known, None, None, module.training, 0.0, module.eps)
     return F.rms_norm(x, x.shape[-1:], None, module.eps)
 
 

@@ -99,7 +99,7 @@ def layers(net: nn.Module) -> Iterator[Site]:
 LAYERS: Mapping[str, tuple[type, ...]] = {
     "linear": (nn.Linear,),
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    "norm": (nn.LayerNorm, nn.GroupNorm),
+    "norm": (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
 }
 
 
