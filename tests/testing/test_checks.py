@@ -6,14 +6,19 @@ import pytest
 import torch
 
 from suffuse import conditioning, editing
+from suffuse.caching import AutoDiffusion
+from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
 from suffuse.core.grid import Grid
+from suffuse.core.plugin import Setting
+from suffuse.core.value import Coef
 from suffuse.core.plugin import Setting
 from suffuse.editing import MaskedBlend
 from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
 from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
 from suffuse.evaluation.precision_recall import DensityCoverage, PrecisionRecall
 from suffuse.guidance import (
+    PPAP,
     SEGA,
     Autoguidance,
     ClassifierGuidance,
@@ -29,7 +34,7 @@ from suffuse.guidance import (
     SuperDiffAND,
     SuperDiffOR,
 )
-from suffuse.networks import ADMClassifier
+from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
@@ -63,6 +68,29 @@ def noisy_classifier():
         return ADMClassifier(8, 3, 4, 8, (1, 2), 1, (4,), 8, groups=4).eval()
 
 
+def experts():
+    """By time, of a small classifier."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = Experts(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 3)), 3, 2)
+        for p in made.changes.parameters():
+            torch.nn.init.normal_(p, 0.0, 0.1)
+        return made.eval()
+
+
+def one(reader):
+    """The score of class 1."""
+    return ClassScore(reader, 1)
+
+
+def skipping():
+    """A policy for the run that the checks make, which leaves out one layer."""
+    net = denoiser("unet")
+    (name, *_) = skippable(net, states("unet", 1), Coef(0.5), Subject(None).conditions("unet", 1))
+    times = tuple(round(t, 10) for t in torch.linspace(1, 0, STEPS + 1, dtype=torch.float64).tolist())
+    return Subject(AutoDiffusion(((), (name,), ()), Setting(process=str(net.process), times=times)))
+
+
 def known(name, n):
     """What a masked blend keeps."""
     x = states(name, ROWS + 1)[1 : n + 1]
@@ -78,6 +106,7 @@ def golden():
 
 
 EXAMPLES = {
+    "AutoDiffusion": skipping,
     "Autoguidance": lambda: Subject(Autoguidance(IdentityAttention())),
     "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
@@ -98,6 +127,7 @@ EXAMPLES = {
     ),
     "MaskedBlend": lambda: Subject(MaskedBlend(), known),
     "OLSS": lambda: Subject(OLSS.fit(denoiser("mixture"), states("mixture", ROWS), steps=STEPS)),
+    "PPAP": lambda: Subject(PPAP(experts(), 3.0, one)),
     "PrecisionRecall": lambda: compared(PrecisionRecall),
     "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),

@@ -5,6 +5,7 @@ A reader is that network as a function of states and times; a scorer compares wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +25,33 @@ class Reader(Protocol):
 
     def __call__(self, x: Tensor, t: Coef) -> Tensor:
         """What it reads off states (B, ...) at times t."""
+
+
+class Preprocess(nn.Module):
+    """What a network does to pictures in [-1, 1] first: resizing, and the mean and deviation of its training data.
+
+    Differentiable, so that gradients pass it: `Clean(nn.Sequential(Preprocess(224, mean, std), net))`.
+
+    Args:
+        size: side of the resized square; None leaves it.
+        mean, std: of each channel, of pictures in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int | None = None, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)):
+        super().__init__()
+        self.size = size
+        for name, value in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(tuple(value)).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) as the network knows them."""
+        x = ((x + 1.0) / 2.0 - self.mean) / self.std
+        if self.size is None:
+            return x
+        return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
 
 
 @dataclass(frozen=True)

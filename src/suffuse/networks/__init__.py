@@ -9,6 +9,7 @@ __getattr__, __dir__ = lazy(
     {
         "ADMClassifier": "adm",
         "ADMUNet": "adm",
+        "Experts": "experts",
         "MLP": "residual_mlp",
         "MLPFamily": "residual_mlp",
     },
