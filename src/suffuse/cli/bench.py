@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from suffuse.core.errors import BadInput, nearest
+
 from .output import AsJson, show
 from .threads import Threads, limit
 
@@ -91,6 +93,36 @@ def loop(
         sample(loaded.denoiser, x, sampler=DDIM(), steps=steps, cond=cond)
 
     _print(f"engine on {loaded.name}, {steps} steps", paired(run, bare, rounds=rounds), {}, as_json)
+
+
+@app.command()
+def sampler(
+    only: Annotated[str, typer.Option("--only", help="Part of a method's name, such as DPM; by default all.")] = "",
+    steps: Annotated[int, typer.Option(min=2, help="Steps of a run.")] = 20,
+    pairs: Annotated[int, typer.Option(min=5, help="Runs of each side.")] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """What a step of a sampler costs, without the network, against diffusers' scheduler of the same method."""
+    from suffuse.testing.scheduler_bench import cases, measure
+
+    limit(1)  # times are those of the one thread that is measured
+    known = cases(steps)
+    chosen = {name: case for name, case in known.items() if only.lower() in name.lower()}
+    if not chosen:
+        raise BadInput(f"only: no method is called {only!r}; {nearest(only, known)}")
+    costs = [measure(case, name, pairs) for name, case in chosen.items()]
+    show(
+        [
+            {
+                "method": cost.method,
+                "ratio (below 1: faster)": str(cost.ratio),
+                "suffuse, us a step": cost.ours,
+                "diffusers, us a step": cost.theirs,
+            }
+            for cost in costs
+        ],
+        as_json=as_json,
+    )
 
 
 def _print(what: str, measured: Paired, more: dict[str, Any], as_json: bool) -> None:

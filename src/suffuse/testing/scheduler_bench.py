@@ -1,34 +1,36 @@
 """Cost of a sampler's update against the step of diffusers' scheduler of the same method.
 
-    python benchmarks/sampler_bench.py [--pairs 40] [--steps 20] [--only DPM]
-
 Both sides move one state of 1 x 4 x 32 x 32 over the same timesteps with the same precomputed network outputs. Ours is
 `Sampler.step` with the reading of the network's output and the draw of the law; theirs `scale_model_input` and `step`.
-The run's own loop and the network are in neither. Runs take turns in one process of one thread; times are the thread's
-own processor time, and the ratio is the median over pairs with its bootstrap interval.
+The run's own loop and the network are in neither. Runs take turns in one process; times are the thread's own processor
+time, so it must be one thread, and the ratio is the median over pairs with its bootstrap interval.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import diffusers
 import numpy as np
 import torch
+from torch import Tensor
 
-from suffuse.core.grid import Grid
-from suffuse.core.law import Law
-from suffuse.core.noise import Stream
-from suffuse.core.plugin import Setting
-from suffuse.core.prediction import EPS, FLOW
-from suffuse.core.process import Gaussian
-from suffuse.core.step import RunContext, Sampler, Step
-from suffuse.evaluation.statistics import median_ratio
-from suffuse.processes import Flow, Table
-from suffuse.samplers import (
+from ..core.grid import Grid
+from ..core.law import Law
+from ..core.metric import Estimate
+from ..core.noise import Stream
+from ..core.plugin import Setting
+from ..core.prediction import EPS, FLOW, Prediction
+from ..core.process import Gaussian
+from ..core.step import RunContext, Sampler, Step
+from ..core.value import Coef
+from ..evaluation.statistics import median_ratio
+from ..processes import Flow, Table
+from ..samplers import (
     DDIM,
     DDPM,
     DEIS,
@@ -56,18 +58,23 @@ def ours(sampler: Sampler, process: Gaussian, grid: Grid) -> Callable[[], Run]:
     context = RunContext(Stream(torch.Generator().manual_seed(0)))
     plan = [Step(i, grid.n, t, s, grid, process, (0,), context) for i, t, s in grid.steps()]
     kind = FLOW if isinstance(process, Flow) else EPS
-    bound = sampler.bind(Setting(process=process))
+    times = tuple(grid.times.tolist())
+    bound = sampler.bind(Setting(process=str(process), sampler=str(sampler), times=times))
 
     def run() -> None:
         x, memory = x0, bound.init(x0, plan[0])
         for at, value in zip(plan, values, strict=True):
-            out, memory = bound.step(lambda z, t, v=value: process.predict(z, t, v, kind), x, at, memory)
+
+            def ask(z: Tensor, t: Coef, value: Tensor = value) -> Prediction:
+                return process.predict(z, t, value, kind)
+
+            out, memory = bound.step(ask, x, at, memory)
             x = out.sample(at.noise) if isinstance(out, Law) else out
 
     return lambda: run
 
 
-def theirs(scheduler: diffusers.SchedulerMixin, n: int, **step: object) -> Callable[[], Run]:
+def theirs(scheduler: Any, n: int, **step: Any) -> Callable[[], Run]:
     """Prepares runs of the scheduler alone, each with fresh state."""
     scheduler.set_timesteps(n)
     x0, values = torch.randn(SHAPE), torch.randn(len(scheduler.timesteps), *SHAPE)
@@ -87,11 +94,11 @@ def theirs(scheduler: diffusers.SchedulerMixin, n: int, **step: object) -> Calla
     return prepare
 
 
-Case = tuple[Sampler, Gaussian, Grid, diffusers.SchedulerMixin, dict[str, object]]
+Case = tuple[Sampler, Gaussian, Grid, Any, dict[str, Any]]
 
 
 def cases(n: int) -> dict[str, Case]:
-    """Method -> (sampler, process, grid, scheduler, arguments of its step)."""
+    """Method -> (sampler, process, grid, scheduler, arguments of its step), for runs of n steps."""
     table, flow = Table(), Flow()
     even, few = Trailing().grid(table, n), Skipping().grid(table, min(n, 8))
     plain, draws = dict(clip_sample=False, **TRAILING), dict(generator=torch.Generator().manual_seed(0))
@@ -115,31 +122,35 @@ def cases(n: int) -> dict[str, Case]:
     }  # fmt: skip
 
 
-def seconds(prepare: Callable[[], Run]) -> float:
+@dataclass(frozen=True)
+class Cost:
+    """What a step of one method costs.
+
+    Args:
+        method: its name in `cases`.
+        ours, theirs: median microseconds a step.
+        ratio: median of ours / theirs over pairs of runs; below 1 suffuse is faster.
+    """
+
+    method: str
+    ours: float
+    theirs: float
+    ratio: Estimate
+
+
+def measure(case: Case, name: str, pairs: int) -> Cost:
+    """Run both sides in turns, `pairs` times each after a first run that does not count."""
+    sampler, process, grid, scheduler, step = case
+    sides = ours(sampler, process, grid), theirs(scheduler, grid.n, **step)
+    for prepare in sides:
+        _seconds(prepare)
+    times = np.array([[_seconds(prepare) for prepare in sides] for _ in range(pairs)]) / grid.n * 1e6
+    mine, other = np.median(times, axis=0)
+    return Cost(name, float(mine), float(other), median_ratio(times[:, 0], times[:, 1]))
+
+
+def _seconds(prepare: Callable[[], Run]) -> float:
     run = prepare()
     start = time.thread_time()
     run()
     return time.thread_time() - start
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=40, help="runs of each side")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a run")
-    parser.add_argument("--only", default="", help="part of a method's name")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"{'method':16s} {'ours':>9s} {'theirs':>9s}   ratio     (microseconds a step)")
-    for name, (sampler, process, grid, scheduler, step) in cases(given.steps).items():
-        if given.only not in name:
-            continue
-        sides = ours(sampler, process, grid), theirs(scheduler, grid.n, **step)
-        for prepare in sides:
-            seconds(prepare)
-        times = np.array([[seconds(prepare) for prepare in sides] for _ in range(given.pairs)]) / grid.n * 1e6
-        mine, other = np.median(times, axis=0)
-        print(f"{name:16s} {mine:9.1f} {other:9.1f}   {median_ratio(times[:, 0], times[:, 1])}")
-
-
-if __name__ == "__main__":
-    main()
