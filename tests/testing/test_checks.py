@@ -9,10 +9,10 @@ from suffuse import conditioning, editing
 from suffuse.caching import AutoDiffusion
 from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
+from suffuse.core.engine import grid_of, place_of
 from suffuse.core.grid import Grid
 from suffuse.core.plugin import Setting
 from suffuse.core.value import Coef
-from suffuse.core.plugin import Setting
 from suffuse.editing import MaskedBlend
 from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
 from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
@@ -34,6 +34,7 @@ from suffuse.guidance import (
     SuperDiffAND,
     SuperDiffOR,
 )
+from suffuse.guidance.structured import StructuredDiffusion
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.restoration import Restorer
@@ -87,8 +88,8 @@ def skipping():
     """A policy for the run that the checks make, which leaves out one layer."""
     net = denoiser("unet")
     (name, *_) = skippable(net, states("unet", 1), Coef(0.5), Subject(None).conditions("unet", 1))
-    times = tuple(round(t, 10) for t in torch.linspace(1, 0, STEPS + 1, dtype=torch.float64).tolist())
-    return Subject(AutoDiffusion(((), (name,), ()), Setting(process=str(net.process), times=times)))
+    place = place_of(net, grid_of(net.process, DDIM(), None, STEPS), DDIM(), None)
+    return Subject(AutoDiffusion(((), (name,), ()), place))
 
 
 def known(name, n):
@@ -103,6 +104,17 @@ def golden():
         torch.manual_seed(0)
         network = NPNet(fixtures.shape("unet"), (fixtures.TOKENS, fixtures.WIDTH)).eval().requires_grad_(False)
     return Subject(GoldenNoise(network, Setting(process=str(denoiser("unet").process))))
+
+
+def phrased(name, n):
+    """Rows of which every second has a phrase, encoded as other rows are."""
+    base, more = (fixtures.conditions(name, k) for k in (n, n + 1))
+    if "text" not in base:
+        return base
+    spans = [{"red": (1, 2), "circle": (2, 4)}, {"blue": (1, 2)}] * n
+    alone = Cond({"text": more["text"][1:]}, spans=[{"red": (1, 2), "circle": (2, 4)}] * n)
+    given = Cond({"given": torch.ones(n, 1, dtype=torch.bool)})
+    return Cond(base.entries, base.alt, spans[:n]).with_alt(**{"phrase:0": alone}, phrases=given)
 
 
 EXAMPLES = {
@@ -138,6 +150,7 @@ EXAMPLES = {
     "Switch": lambda: Subject(conditioning.Switch("a", "b", 0.25)),
     "SuperDiffAND": lambda: Subject(SuperDiffAND(("a blue square",), w=3.0)),
     "SuperDiffOR": lambda: Subject(SuperDiffOR(("a blue square", "a green star"), w=3.0)),
+    "StructuredDiffusion": lambda: Subject(StructuredDiffusion(), phrased),
     "VendiScore": lambda: Subject(VendiScore(FEATURES)),
     "Weighted": lambda: Subject(conditioning.Weighted("a (red:1.5) [circle]")),
     **{

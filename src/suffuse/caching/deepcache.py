@@ -71,9 +71,7 @@ class DeepCache(CachePolicy):
                 "DeepCache: this network has no skip connections; use it on a UNet, or a block cache on transformers"
             )
         if self.branch >= max(n for _, n in up):
-            raise Refused(
-                f"DeepCache(branch={self.branch}): this UNet has branches 0 to {max(n for _, n in up) - 1}"
-            )
+            raise Refused(f"DeepCache(branch={self.branch}): this UNet has branches 0 to {max(n for _, n in up) - 1}")
         deep = [s for s, n in down if n > self.branch] + [s for s in net.units if s.stage == "mid"]
         deep += [s for s, n in up if n > self.branch]
         return [*deep[:-1], replace(deep[-1], note="entry")]
