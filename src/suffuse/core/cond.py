@@ -124,7 +124,7 @@ class Cond(Mapping[str, Any]):
             return first
         entries = {k: _joined([c.entries[k] for c in conds]) for k in first.entries}
         shared = set(first.alt).intersection(*(c.alt for c in conds))
-        spans = [s for c in conds for s in c.spans] if all(c.spans for c in conds) else ()
+        spans = [s for c in conds for s in c.spans or [{}] * (c.rows or 0)] if any(c.spans for c in conds) else ()
         return Cond(entries, {k: Cond.cat([c.alt[k] for c in conds]) for k in first.alt if k in shared}, spans)
 
     def joins(self, other: Cond) -> bool:

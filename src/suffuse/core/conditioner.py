@@ -75,6 +75,7 @@ class Conditioner(nn.Module):
         negative: Sequence[Prompt | None] | None = None,
         *,
         others: Mapping[str, Prompt] | None = None,
+        phrases: Sequence[Sequence[Prompt]] = (),
         size: Size = (0, 0),
         grid: Grid | None = None,
         truncate: bool = False,
@@ -87,6 +88,8 @@ class Conditioner(nn.Module):
             prompts: strings, prompt values, or names or numbers of classes; None for none.
             negative: what "null" stands for, one for each prompt; default None for each.
             others: further alternatives, name -> prompt, the same in every row.
+            phrases: texts of each prompt, as many as it has: the alternatives "phrase:0", "phrase:1", ... and, in
+                "phrases", the entry "given" (B, n), True where a prompt has so many.
             size: height and width of the pictures to be made, in pixels.
             grid: of the run; prompts that change from step to step need it.
             truncate: cut off what no text encoder can read, instead of refusing it.
@@ -100,6 +103,8 @@ class Conditioner(nn.Module):
                 f"negative_prompt: {len(nulls)} for {len(prompts)} prompts; give one, or one for each prompt"
             )
         named = {k: [p] * len(prompts) for k, p in (others or {}).items()}
+        most = max(map(len, phrases), default=0)
+        named |= {f"phrase:{k}": [row[k] if k < len(row) else None for row in phrases] for k in range(most)}
         if negative is not None or all(piece.optional for piece in self.chain):
             named["null"] = nulls
         unique = list(dict.fromkeys(leaf for row in (prompts, *named.values()) for p in row for leaf in simple(p)))
@@ -112,7 +117,11 @@ class Conditioner(nn.Module):
         def rows(of: Sequence[Prompt | None]) -> Cond:
             return _rows(cond, unique, of, grid) if cond.entries else cond
 
-        return rows(prompts).with_alt(**{name: rows(of) for name, of in named.items()})
+        alternatives = {name: rows(of) for name, of in named.items()}
+        if phrases:
+            given = torch.tensor([len(row) for row in phrases])[:, None] > torch.arange(most)
+            alternatives["phrases"] = Cond({"given": given})
+        return rows(prompts).with_alt(**alternatives)
 
     def _check(self, prompt: Prompt | None, truncate: bool) -> None:
         if prompt is None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,49 +25,13 @@ from .generation import Generation, Images, Source
 from .grid import Grid, Spacing
 from .noise import Noise
 from .plugin import Plugin, Prompt, Setting
+from .released import Defaults, Layout
 from .step import Guidance, Hook, Sampler, Step
 
-
-@dataclass(frozen=True)
-class Defaults:
-    """How a model is run where nothing else is said.
-
-    Args:
-        sampler, spacing, steps, guidance: of a run.
-        guide: the guidance that a number means, such as `CFG`.
-        size: height and width in pixels.
-        multiple: both must be divisible by it.
-        inversion: sampler that turns pictures into noise.
-        inpainting: hook that keeps a part of the picture, reading `cond.alt["known"]`; None where the network itself
-            takes the mask and the picture.
-    """
-
-    sampler: Sampler
-    spacing: Spacing
-    steps: int
-    guidance: Guidance
-    guide: Callable[[float], Guidance]
-    size: Size
-    multiple: int
-    inversion: Sampler
-    inpainting: Hook | None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the model is written in diffusers' layout.
-
-    Args:
-        pipeline: name of its pipeline class.
-        net: the denoising network's name in it, "unet" or "transformer".
-        scheduler: its scheduler's configuration.
-        others: further entries of model_index.json.
-    """
-
-    pipeline: str
-    net: str
-    scheduler: Mapping[str, Any]
-    others: Mapping[str, Any] = field(default_factory=dict)
+if TYPE_CHECKING:
+    from ..editing.code import Code
+    from ..editing.inverter import Inverter
+    from ..editing.task import Edits
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,16 +122,11 @@ class Model:
         grid = spacing.grid(self.denoiser.process, steps, shape)
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
-        others = {
-            k: p
-            for part in (chosen, sampler, *hooks, *patches)
-            if isinstance(part, Plugin)
-            for k, p in part.prompts().items()
-        }
+        plugins = (chosen, sampler, *hooks, *patches)
         return Generation(
             model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
             patches=patches, hooks=hooks, shape=shape, progress=progress, callback=callback_on_step_end,
-            cond=self.conditioner.encode(prompts, negatives, others=others, size=size, grid=grid, truncate=truncate),
+            cond=self._encode(prompts, negatives, plugins, size=size, grid=grid, truncate=truncate),
             ids=identities(samples, len(prompts)),
             grid=grid,
             noise=noise_of(seed, generator, noise),
@@ -182,18 +141,31 @@ class Model:
         negative_prompt: Prompt | Sequence[Prompt] | None = None,
         *,
         n: int = 1,
+        plugins: Sequence[Any] = (),
         size: Size | None = None,
         grid: Grid | None = None,
         truncate: bool = False,
     ) -> Cond:
         """The condition of `n` pictures a prompt, for `sample` and `trace`, with the alternative "null".
 
-        Prompts that change over the run need its `grid`.
+        What `plugins` ask to be encoded for them is among the alternatives. Prompts that change over the run need its
+        `grid`.
         """
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
         size = size or self.defaults.size
-        return self.conditioner.encode(prompts, negatives, size=size, grid=grid, truncate=truncate)
+        return self._encode(prompts, negatives, plugins, size=size, grid=grid, truncate=truncate)
+
+    def _encode(
+        self, prompts: Sequence[Any], negatives: Sequence[Any] | None, plugins: Sequence[Any], **how: Any
+    ) -> Cond:
+        """Prompts with all that plug-ins ask for beside them."""
+        plugged = [p for p in plugins if isinstance(p, Plugin)]
+        bare = [inner for p in plugged for inner in p.bare]
+        phrases = [tuple(dict.fromkeys(text for p in bare for text in p.phrases(prompt))) for prompt in prompts]
+        asks = any(type(p).phrases is not Plugin.phrases for p in bare)
+        others = {k: p for part in plugged for k, p in part.prompts().items()}
+        return self.conditioner.encode(prompts, negatives, others=others, phrases=phrases if asks else (), **how)
 
     @torch.no_grad()
     def invert(
@@ -234,6 +206,33 @@ class Model:
             save=save,
             progress=progress,
         )
+
+    def edit(
+        self,
+        image: Picture | Sequence[Picture] | None,
+        source: Prompt | Sequence[Prompt],
+        target: Prompt | Sequence[Prompt],
+        *,
+        inverter: Inverter | Code | None = None,
+        editors: Sequence[Any] | None = None,
+        steps: int = 50,
+        guidance: Guidance | float | None = None,
+        sampler: Sampler | None = None,
+        negative_prompt: Prompt | None = None,
+        seed: int = 0,
+        progress: Callable[[Step], None] | None = None,
+    ) -> Edits:
+        """Change pictures from what one prompt says to what another says: `suffuse.editing.edit` on this model.
+
+        None stands for that function's own default: `DirectInversion()`, `[PromptToPrompt()]`, `DDIM()`.
+        """
+        from ..editing.task import edit
+
+        given: dict[str, Any] = {"inverter": inverter, "editors": editors, "sampler": sampler}
+        return edit(
+            self, image, source, target, steps=steps, guidance=guidance, negative_prompt=negative_prompt, seed=seed,
+            progress=progress, **{k: v for k, v in given.items() if v is not None},
+        )  # fmt: skip
 
     @torch.no_grad()
     def encode(self, image: Picture | Sequence[Picture]) -> Tensor:

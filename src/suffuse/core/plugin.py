@@ -80,6 +80,14 @@ class Plugin:
         """Texts that the model is to encode for this plug-in: name -> prompt, found later as `cond.alt[name]`."""
         return {}
 
+    def phrases(self, prompt: Prompt | None) -> Sequence[Prompt]:
+        """Texts that belong to one prompt, such as its noun phrases, encoded for each picture by itself.
+
+        They are found as `cond.alt["phrase:0"]`, `cond.alt["phrase:1"]`, ...; `cond.alt["phrases"]["given"]` (B, n)
+        says which pictures have which of them.
+        """
+        return ()
+
     def bind(self, setting: Setting) -> Self:
         """Once a run: tables for this grid, checks; raises `Refused` with reason and remedy. Default: itself."""
         return self

@@ -83,6 +83,8 @@ class _Product(TorchFunctionMode):
         self.reached = True
         for call in self.calls:
             query, key, value = call.patch.qkv(call, query, key, value)
+        if attn_mask is not None:
+            attn_mask = attn_mask[..., : key.shape[-2]]  # a patch may drop the last keys
         watchers = [c for c in self.calls if c.patch.watches(c)]
         if not watchers:
             return F.scaled_dot_product_attention(

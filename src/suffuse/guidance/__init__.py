@@ -43,6 +43,7 @@ __getattr__, __dir__ = lazy(
         "StableArtist": "sega",
         "SemanticGuidanceTuning": "semantic_tuning",
         "with_phrases": "semantic_tuning",
+        "StructuredDiffusion": "structured",
         "SuperDiffAND": "superposition",
         "SuperDiffOR": "superposition",
         "Autoguidance": "weaker",
