@@ -10,12 +10,13 @@ import re
 from functools import lru_cache
 
 DETERMINERS = frozenset(
-    "a an the one two three four five six some any each every this that these those his her its their my your our".split()
+    "a an the one two three four five six some any each every this that these those "
+    "his her its their my your our".split()
 )
 JOINING = frozenset("of with in".split())
 BREAKING = JOINING | frozenset(
-    "and or but on at to from by near next beside between behind above below under over inside outside into onto through "
-    "is are was were be has have while as than for against around across along up down".split()
+    "and or but on at to from by near next beside between behind above below under over inside outside into onto "
+    "through is are was were be has have while as than for against around across along up down".split()
 )
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[,.;:!?]")
 
@@ -40,7 +41,7 @@ def noun_phrases(prompt: str) -> tuple[str, ...]:
     found: list[tuple[int, int]] = []
     for chunk in chunks:
         if chunk and words[chunk[-1]][0].endswith("ing") and words[chunk[-1] + 1 : chunk[-1] + 2]:
-            if words[chunk[-1] + 1][0] in DETERMINERS:  # a participle leads to the next phrase: "a man riding | a horse"
+            if words[chunk[-1] + 1][0] in DETERMINERS:  # a participle leads on: "a man riding | a horse"
                 chunk = chunk[:-1]
         if all(words[k][0] in DETERMINERS for k in chunk):
             continue
