@@ -78,7 +78,7 @@ def test_another_spread_of_the_data():
 @pytest.mark.parametrize("process", PROCESSES)
 def test_the_estimate_becomes_exact_with_the_square_root_of_the_step(process):
     errors = []
-    for steps in (100, 400):
+    for steps in (50, 200):
         grid = Grid(torch.linspace(1, 0.02, steps + 1))
         _, trace, truth = run(process, lambda o: SuperDiffOR(o, w=1.0, T=0.0), modes=3, std=0.5, grid=grid)
         apart = [v[:, -1, :2].diff(dim=1) for v in (trace, truth)]
