@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from suffuse.core.errors import BadInput
 
 from .output import AsJson, show, show_json
-from .plugins import plugin
-
-if TYPE_CHECKING:
-    from suffuse.core.step import Step
+from .plugins import guidance_of, plugin
+from .progress import Bar
 
 Patches = Annotated[
     list[str] | None,
@@ -73,7 +71,7 @@ def generate(
     started = time.perf_counter()
     with Bar(as_json) as bar:
         images = loaded.generate(
-            words, negative_prompt=against, n=number, steps=steps, guidance=_guidance(guidance), seed=seed,
+            words, negative_prompt=against, n=number, steps=steps, guidance=guidance_of(guidance), seed=seed,
             sampler=plugin(sampler) if sampler else None, spacing=plugin(spacing) if spacing else None,
             patches=[plugin(p) for p in patch or ()], hooks=[plugin(h) for h in hook or ()],
             image=image, mask_image=mask, strength=strength, height=height, width=width, batch=batch, truncate=truncate,
@@ -125,35 +123,6 @@ def replay(
     show([{"picture": str(target), "largest difference of 255": difference}], as_json=as_json)
     if difference > 1:  # rounding to 8 bits may differ by one between batch sizes and machines
         raise typer.Exit(1)
-
-
-class Bar:
-    """A progress bar on standard error, one tick a step."""
-
-    def __init__(self, quiet: bool):
-        from tqdm import tqdm
-
-        self.bar: Any = tqdm(unit="step", leave=False, disable=quiet or None)
-
-    def advance(self, at: Step) -> None:
-        """Called before each step."""
-        if at.first:
-            self.bar.reset(total=at.n)
-            self.bar.n = at.i
-        self.bar.update()
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
-
-def _guidance(text: str | None) -> Any:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return plugin(text or "")
 
 
 def _slug(prompt: str) -> str:

@@ -18,3 +18,15 @@ def plugin(text: str) -> Any:
     from suffuse.core.expression import parse
 
     return parse(text)
+
+
+def guidance_of(text: str | None) -> Any:
+    """A guidance, its scale, or None where nothing is said.
+
+    Raises:
+        BadInput: neither a number nor an expression.
+    """
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return plugin(text or "")
