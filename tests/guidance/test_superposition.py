@@ -46,11 +46,11 @@ def log_density(law, x, t):
     return (law.log_weights - 0.5 * away / spread - 0.5 * DIMENSION * torch.log(2 * math.pi * spread)).logsumexp(1)
 
 
-def run(process, guidance, *, steps=7, std=1.0, modes=1, others=None, sampler=DDPM(), noise=0, **settings):
+def run(process, guidance, *, steps=7, std=1.0, modes=1, others=None, sampler=DDPM(), noise=0, rows=ROWS, **settings):
     """A run of the first law with the others superposed: its trace of densities, weights, and the true densities."""
     own, *rest = laws(process, std=std, modes=modes) if others is None else others
     chosen = guidance(tuple(rest))
-    found = sample(own, start(), sampler=sampler, steps=steps, guidance=chosen, noise=noise,
+    found = sample(own, start(rows), sampler=sampler, steps=steps, guidance=chosen, noise=noise,
                    save=lambda run: (run.state.x, run.at and run.at.t), **settings)  # fmt: skip
     truth = torch.stack(
         [torch.stack([log_density(law, x, t) for law in (own, *rest)], 1) for x, t in found.saved[:-1]], 1
@@ -80,7 +80,7 @@ def test_the_estimate_becomes_exact_with_the_square_root_of_the_step(process):
     errors = []
     for steps in (50, 200):
         grid = Grid(torch.linspace(1, 0.02, steps + 1))
-        _, trace, truth = run(process, lambda o: SuperDiffOR(o, w=1.0, T=0.0), modes=3, std=0.5, grid=grid)
+        _, trace, truth = run(process, lambda o: SuperDiffOR(o, w=1.0, T=0.0), modes=3, std=0.5, grid=grid, rows=64)
         apart = [v[:, -1, :2].diff(dim=1) for v in (trace, truth)]
         errors.append(float((apart[0] - apart[1]).pow(2).mean().sqrt()))
     assert errors[1] < 0.75 * errors[0]
