@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+import suffuse
 from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
-from suffuse.guidance import CFG, SemanticGuidanceTuning, with_phrases
+from suffuse.guidance import CFG, SemanticGuidanceTuning
 from suffuse.guidance.directions import largest
 from suffuse.samplers import DDIM
+from suffuse.testing import pipelines
 from suffuse.testing.fixtures import conditions, fixture, states
 
 STEPS, N = 8, 3
-PHRASES = ("a red circle", "a blue square")
 
 
 def phrase(k, n=N):
@@ -24,14 +25,20 @@ def phrase(k, n=N):
     return Cond(conditions("unet", k + 5 + n)[k + 5 : k + 5 + n].entries)
 
 
+def told(given):
+    """The condition of the fixture, with phrases."""
+    alone = {f"phrase:{k}": phrase(k) for k in range(given.shape[1])}
+    return conditions("unet", N).with_alt(phrases=Cond({"given": given}), **alone)
+
+
 def settings(rows=slice(0, N)):
-    cond = conditions("unet", N).with_alt(**{f"phrase:{k}": phrase(k) for k in range(2)})
+    cond = told(torch.ones(N, 2, dtype=torch.bool))
     return {"denoiser": fixture("unet"), "x": states("unet", N)[rows], "cond": cond[rows], "sampler": DDIM(),
             "steps": STEPS}  # fmt: skip
 
 
 def tuned(**arguments):
-    return SemanticGuidanceTuning(**{"phrases": PHRASES, "start": 0.0, **arguments})
+    return SemanticGuidanceTuning(**{"start": 0.0, **arguments})
 
 
 def by_hand(x, at, given, histories, momenta, threshold, w):
@@ -113,35 +120,40 @@ def test_thresholds_follow_the_model():
 
 
 def test_samples_may_have_different_phrases():
-    texts = {None: 0, "one": 1, "two": 2, "three": 3}
-
-    def encode(prompts):
-        null = conditions("unet", N).alt["null"]
-        whole = Cond.cat([Cond({"text": null["text"][:1]}), Cond({"text": phrase(0)["text"]})])
-        return whole[torch.tensor([texts[p] for p in prompts])]
-
-    base = conditions("unet", N)
-    cond = with_phrases(base, [("one", "two"), ("three",), ("two", "one")], encode)
+    given = torch.tensor([[True, True], [True, False], [True, True]])
     guidance = SemanticGuidanceTuning(start=0.0, threshold=1.1, abstract=0.0) | CFG(3.0)
     how = {"denoiser": fixture("unet"), "sampler": DDIM(), "steps": STEPS, "guidance": guidance}
-    whole = sample(x=states("unet", N), cond=cond, **how)
+    whole = sample(x=states("unet", N), cond=told(given), **how)
     curves = SemanticGuidanceTuning.curves(whole.state)
     assert curves[1, :, 1].isnan().all() and not curves[[0, 2]].isnan().any() and not curves[1, :, [0, 2]].isnan().any()
-    # the sample with one phrase is what it is alone
-    alone = with_phrases(base[[1]], [("three",)], encode)
-    got = sample(x=states("unet", N)[[1]], samples=[1], cond=alone, **how)
+    # the sample with one phrase is what it is where there is no other
+    got = sample(x=states("unet", N)[[1]], samples=[1], cond=told(given[:, :1])[[1]], **how)
     assert (got.x - whole.x[[1]]).abs().max() < 2e-5 * got.x.abs().max()
-    with pytest.raises(BadInput, match="2 rows for 3"):
-        with_phrases(base, [("one",), ("two",)], encode)
 
 
-def test_a_condition_without_phrases_is_refused():
+def test_phrases_are_those_of_the_prompt_unless_given():
+    assert SemanticGuidanceTuning().phrases("a red circle and a blue square") == ("a red circle", "a blue square")
+    assert SemanticGuidanceTuning(("red", "blue")).phrases("a red circle and a blue square") == ("red", "blue")
+    assert SemanticGuidanceTuning().phrases(None) == ()
+
+
+def test_generate_encodes_the_phrases(tmp_path):
+    pipelines.PIPELINES["sd1"]().save_pretrained(tmp_path)
+    model = suffuse.load(tmp_path)
+    guidance = SemanticGuidanceTuning(start=0.0, threshold=1.1) | CFG(3.0)
+    prompts = ["a red circle and a blue square", "a photo"]
+    both = model.generate(prompts, guidance=guidance, steps=2, sampler=DDIM())
+    assert both.nfe.tolist() == [8, 8]
+    alone = model.generate(prompts[1], guidance=guidance, steps=2, sampler=DDIM(), samples=[1])
+    assert alone.nfe.tolist() == [6]
+    assert (alone.latents - both.latents[1:]).abs().max() < 1e-4 * both.latents.abs().max()
+
+
+def test_what_cannot_be_is_refused():
     given = settings()
     given["cond"] = conditions("unet", N)
     with pytest.raises(Refused, match="no phrases"):
         sample(**given, guidance=SemanticGuidanceTuning() | CFG(3.0))
-    with pytest.raises(Refused, match="phrase:0"):
-        sample(**given, guidance=SemanticGuidanceTuning(PHRASES) | CFG(3.0))
     for wrong in ({"start": 0.5, "stop": 0.5}, {"quantile": 1.0}):
         with pytest.raises(BadInput):
             SemanticGuidanceTuning(**wrong)

@@ -145,7 +145,7 @@ EXAMPLES = {
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),
     "SEGA": lambda: Subject(SEGA(CONCEPTS)),
     "ScheduledCFG": lambda: Subject(ScheduledCFG((1.0, 3.0, 0.0))),
-    "SemanticGuidanceTuning": lambda: Subject(SemanticGuidanceTuning(("a circle", "a square"), threshold=0.9)),
+    "SemanticGuidanceTuning": lambda: Subject(SemanticGuidanceTuning(threshold=0.9), phrased),
     "StableArtist": lambda: Subject(StableArtist(CONCEPTS)),
     "Switch": lambda: Subject(conditioning.Switch("a", "b", 0.25)),
     "SuperDiffAND": lambda: Subject(SuperDiffAND(("a blue square",), w=3.0)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from ..conditioning.phrases import noun_phrases
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import State, sample
@@ -34,12 +35,13 @@ class SemanticGuidanceTuning(Guidance):
     diverged, where the mean over the last 5 steps of |cos(s_p, s_i)| is below the threshold:
     g_i  = s_i + s_m m_i,    m_i <- beta m_i + (1 - beta) g_i;       g_a = -(s_p - s_a)
 
-    Every sample is steered by itself. Outside of the window nothing changes, to the bit, and no phrase is evaluated.
+    The concepts c_i are the noun phrases of each prompt, in their order, and what other plug-ins of the run ask for as
+    phrases; a batch costs as many evaluations as its prompt with the most. Every sample is steered by itself. Outside
+    of the window nothing changes, to the bit, and no phrase is evaluated.
     `SemanticGuidanceTuning.curves(result.state)` are the similarities of a run.
 
     Args:
-        phrases: the concepts c_i, such as ("a red circle", "a blue square"). Empty: those that the condition has, see
-            `with_phrases`, which may differ from sample to sample.
+        concepts: c_1, c_2, ... instead of the noun phrases that `suffuse.conditioning.phrases` finds.
         w: concept guidance scale. The paper has 8.5 beside 7.5 for the prompt.
         threshold: similarity of a phrase below which it counts as neglected. The paper's 0.5 belongs to its model;
             `fit` finds those of another one.
@@ -53,8 +55,7 @@ class SemanticGuidanceTuning(Guidance):
         BadInput: a window that is empty. Refused: a condition without phrases.
 
     Example:
-        >>> phrases = ("a red circle", "a blue square")
-        >>> model.generate("a red circle and a blue square", guidance=SemanticGuidanceTuning(phrases) | CFG(7.5))
+        >>> model.generate("a red circle and a blue square", guidance=SemanticGuidanceTuning() | CFG(7.5))
 
     Reference: Kang et al., Semantic Guidance Tuning for Text-To-Image Diffusion Models, 2312.15964.
 
@@ -62,7 +63,7 @@ class SemanticGuidanceTuning(Guidance):
     begin with it, and the mean includes the step at hand, where theirs ends at the one before.
     """
 
-    phrases: tuple[Prompt, ...] = ()
+    concepts: tuple[Prompt, ...] = ()
     w: float = 8.5
     threshold: float = 0.5
     abstract: float = 0.5
@@ -80,22 +81,22 @@ class SemanticGuidanceTuning(Guidance):
         if not 0.0 <= self.quantile < 1.0:
             raise BadInput(f"SemanticGuidanceTuning(quantile={self.quantile}): give 0 <= quantile < 1")
 
-    @property
-    def evaluations(self) -> int | None:  # type: ignore[override]
-        """Of the prompt, of null and of each phrase; None where the phrases are in the condition."""
-        return 2 + len(self.phrases) if self.phrases else None
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {f"phrase:{k}": phrase for k, phrase in enumerate(self.phrases)}
+    def phrases(self, prompt: Prompt | None) -> Sequence[Prompt]:
+        return self.concepts or (noun_phrases(prompt) if isinstance(prompt, str) else ())
 
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         p = predict(x, t, cond)
         if not self.start <= at.progress < self.stop:
             return p
-        names = [*self.prompts()] or _named(cond)
+        if "phrases" not in cond.alt:
+            raise Refused(
+                "SemanticGuidanceTuning: the condition has no phrases; use Model.generate, or "
+                "model.condition(prompts, plugins=[SemanticGuidanceTuning()])"
+            )
+        given = cond.alt["phrases"]["given"].cpu()
+        names = [f"phrase:{k}" for k in range(given.shape[1])]
         prompt = conditional(predict, p, x, t, cond)
         null, *found = evaluated(predict, x, t, cond, names, "SemanticGuidanceTuning")
-        given = self._given(cond, names, len(at.samples))
 
         s_p = prompt.value - null.value
         s = [Coef(given[:, k].double()) * (e.value - null.value) for k, e in enumerate(found)]
@@ -111,12 +112,6 @@ class SemanticGuidanceTuning(Guidance):
         g = [with_momentum(at.memory, f"momentum {k}", v, self.momentum, self.beta) for k, v in enumerate(s)]
         terms = [Coef(self.w * diverged[:, k]) * v for k, v in enumerate([*g, s_a - s_p])]
         return p.add(sum(terms[1:], terms[0]), of=null)
-
-    def _given(self, cond: Cond, names: Sequence[str], rows: int) -> Tensor:
-        """(B, n) which samples have which phrase."""
-        if self.phrases or "phrases" not in cond.alt:
-            return torch.ones(rows, len(names), dtype=torch.bool)
-        return cond.alt["phrases"]["given"].cpu()
 
     @staticmethod
     def curves(state: State) -> Tensor:
@@ -139,33 +134,3 @@ class SemanticGuidanceTuning(Guidance):
         recent = torch.stack([seen[:, max(0, i - RECENT + 1) : i + 1].mean(1) for i in range(seen.shape[1])], 1)
         bounds = [float(part[~part.isnan()].quantile(share)) for part in (recent[..., :-1], recent[..., -1])]
         return replace(self, threshold=bounds[0], abstract=bounds[1])
-
-
-def with_phrases(
-    cond: Cond, phrases: Sequence[Sequence[Prompt]], encode: Callable[[Sequence[Prompt | None]], Cond]
-) -> Cond:
-    """`cond` with the phrases of each of its rows as alternatives "phrase:0", "phrase:1", ...
-
-    Args:
-        cond: of some prompts.
-        phrases: of each row; rows may have different numbers of them, and all cost as many evaluations as the longest.
-        encode: prompts to a condition, such as `model.condition`.
-
-    Example:
-        >>> cond = with_phrases(model.condition(texts), [noun_phrases(text) for text in texts], model.condition)
-    """
-    if cond.rows != len(phrases) or not any(phrases):
-        raise BadInput(f"phrases: {len(phrases)} rows for {cond.rows} of the condition; give phrases for each row")
-    given = torch.tensor([[k < len(row) for k in range(max(map(len, phrases)))] for row in phrases])
-    encoded = {
-        f"phrase:{k}": Cond(encode([row[k] if k < len(row) else None for row in phrases]).entries)
-        for k in range(given.shape[1])
-    }
-    return cond.with_alt(phrases=Cond({"given": given}), **encoded)
-
-
-def _named(cond: Cond) -> list[str]:
-    names = [name for name in cond.alt if name.startswith("phrase:")]
-    if not names:
-        raise Refused("SemanticGuidanceTuning: the condition has no phrases; give phrases=..., or use with_phrases")
-    return sorted(names, key=lambda name: int(name.removeprefix("phrase:")))
