@@ -54,6 +54,18 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], recipe: Mapping[s
     return atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=info))
 
 
+def save_pngs(
+    images: Sequence[Image.Image], path: str | os.PathLike[str], recipes: Sequence[Mapping[str, Any]]
+) -> list[Path]:
+    """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        if len(images) > 1:
+            raise BadInput(f"path: {path} is one file for {len(images)} pictures; give a folder")
+        return [save_png(images[0], path, recipes[0])]
+    return [save_png(i, path / f"{k:03d}.png", r) for k, (i, r) in enumerate(zip(images, recipes, strict=True))]
+
+
 def recipe_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The recipe in a PNG file that suffuse wrote.
 

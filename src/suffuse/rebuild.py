@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .core.errors import BadInput
 from .core.expression import parse
 from .core.model import Images, Model
 from .core.recipe import hash_of, read_prompt
 from .images import Picture, mask_tensor, recipe_of, to_tensor
+
+if TYPE_CHECKING:
+    from .editing.task import Edits
 
 BEYOND = {
     "lost": "with parts that a recipe cannot hold",
@@ -25,8 +28,8 @@ def replay(
     image: Picture | None = None,
     mask_image: Picture | None = None,
     patches: Sequence[Any] = (),
-) -> Images:
-    """Make the picture in a PNG file again.
+) -> Images | Edits:
+    """Make the picture in a PNG file again; an edit from the picture that it is an edit of.
 
     Args:
         path: a PNG file that suffuse wrote.
@@ -55,13 +58,16 @@ def replay(
     height, width = recipe["height"], recipe["width"]
     _same(path, "image", recipe, None if image is None else hash_of(to_tensor(image, (height, width))))
     _same(path, "mask", recipe, None if mask_image is None else hash_of(mask_tensor(mask_image, (height, width))))
+    patches = [*map(parse, recipe.get("patches", ())), *patches]
+    if recipe.get("task") == "edit":
+        return _edit(recipe, model.with_(*patches), image)
     return model.generate(
         read_prompt(recipe.get("prompt")),
         negative_prompt=read_prompt(recipe.get("negative_prompt")),
         sampler=parse(recipe["sampler"]),
         spacing=parse(recipe["spacing"]),
         guidance=parse(recipe["guidance"]),
-        patches=[*map(parse, recipe.get("patches", ())), *patches],
+        patches=patches,
         hooks=[parse(hook) for hook in recipe.get("hooks", ())],
         steps=recipe["steps"],
         seed=recipe["seed"],
@@ -72,6 +78,22 @@ def replay(
         mask_image=mask_image,
         strength=recipe.get("strength"),
         truncate=True,
+    )
+
+
+def _edit(recipe: Mapping[str, Any], model: Model, image: Picture | None) -> Edits:
+    assert image is not None  # the recipe of an edit has its hash
+    return model.edit(
+        image,
+        read_prompt(recipe["source"]),
+        read_prompt(recipe["target"]),
+        inverter=parse(recipe["inverter"]),
+        editors=[parse(editor) for editor in recipe.get("editors", ())],
+        steps=recipe["steps"],
+        guidance=parse(recipe["guidance"]),
+        sampler=parse(recipe["sampler"]),
+        negative_prompt=read_prompt(recipe.get("negative_prompt")),
+        seed=recipe["seed"],
     )
 
 

@@ -7,8 +7,11 @@ from functools import cache
 import pytest
 import torch
 
+import suffuse
+from suffuse.conditioning import Switch, Weighted
 from suffuse.core.errors import BadInput, Refused
 from suffuse.editing import DirectInversion, LocalBlend, MasaCtrl, PromptToPrompt, SDEdit, edit, edit_direction
+from suffuse.guidance import CFG
 from suffuse.images import to_tensor
 from suffuse.loading.pipelines import assemble
 from suffuse.testing import pipelines
@@ -81,6 +84,30 @@ def test_seeds_matter_to_sdedit_alone():
     assert not torch.equal(*(changed(inverter=SDEdit(0.5), seed=s).decoded.target for s in (1, 2)))
 
 
+def test_the_models_own_method_and_prompt_values():
+    """The method is the function; a prompt that changes from the first step on is what it changes to."""
+    words = ("a red circle", "a blue circle")
+    by_method = model().edit(picture(), *words, steps=3, guidance=3.0, editors=[])
+    by_function = edit(model(), picture(), *words, steps=3, guidance=3.0, editors=())
+    assert torch.equal(by_method.decoded.target, by_function.decoded.target)
+    said = [Weighted(words[0]), Switch("a", words[1], when=0.0)]
+    again = model().edit(picture(), *said, steps=3, guidance=3.0, editors=[], negative_prompt=Switch("", "a", 1.0))
+    assert torch.allclose(again.decoded.target, by_method.decoded.target, atol=1e-5)
+    assert again.recipes[0]["source"] == {"expression": "Weighted(text='a red circle')"}
+    other = model().edit(picture(), words[0], Switch(*words), steps=3, guidance=3.0)
+    assert not torch.allclose(other.decoded.target, by_method.decoded.target, atol=1e-3)
+
+
+def test_edits_are_saved_with_their_recipes(tmp_path):
+    out = edit(model(), torch.stack([picture(0), picture(1)]), ["a", "a red circle"], ["b", "a blue circle"], steps=2)
+    files = out.save(tmp_path)
+    again = suffuse.replay(files[1], model=model(), image=picture(1))
+    assert torch.allclose(again.decoded.target, out.decoded.target[1:], atol=1e-3)
+    with pytest.raises(BadInput, match="this is not the one"):
+        suffuse.replay(files[1], model=model(), image=picture(0))
+    assert edit(model(), None, "a", "b", inverter=out.code[:1], steps=2).recipes[0]["lost"] == ["inverter: Code"]
+
+
 def test_an_edit_direction_is_a_difference_of_prompts():
     direction = edit_direction(model(), ["a red circle", "a red square"], ["a blue circle", "a blue square"])
     a, b = model().condition(["a red circle", "a red square"]), model().condition(["a blue circle", "a blue square"])
@@ -94,6 +121,9 @@ def test_arguments_that_do_not_match():
         edit(model(), None, "a red circle", "a blue circle")
     with pytest.raises(BadInput, match="give pictures with an inverter, or None with a code"):
         changed(inverter=changed(steps=1).code)
+    for more in ({"inverter": CFG(3.0)}, {"editors": [CFG(3.0)]}, {"sampler": DirectInversion()}):
+        with pytest.raises(BadInput, match="is no"):
+            changed(**more)
     with pytest.raises(Refused, match="fitted for times"):
         edit(model(), None, "a red circle", "a blue circle", inverter=changed(steps=2).code, steps=3)
     with pytest.raises(Refused, match="no cross-attention"):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..images import save_png, to_pil
+from ..images import save_pngs, to_pil
 from .cond import Cond
 from .engine import Start, sample
 from .errors import BadInput, Refused
@@ -21,7 +21,7 @@ from .grid import Grid, Spacing
 from .noise import Noise
 from .plugin import Needs, Prompt
 from .process import Process
-from .recipe import Recipe, hash_of, recipe, say_prompt
+from .recipe import Recipe, hash_of, of_picture, recipe
 from .step import Guidance, Hook, Sampler, Step, StepFunction
 from .value import Value
 
@@ -131,13 +131,7 @@ class Images:
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""
-        path = Path(path)
-        if path.suffix.lower() == ".png":
-            if len(self.images) > 1:
-                raise BadInput(f"path: {path} is one file for {len(self.images)} pictures; give a folder")
-            return [save_png(self.images[0], path, self.recipes[0])]
-        pairs = zip(self.images, self.recipes, strict=True)
-        return [save_png(image, path / f"{k:03d}.png", r) for k, (image, r) in enumerate(pairs)]
+        return save_pngs(self.images, path, self.recipes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,11 +219,8 @@ class Generation:
                 "latents": self.latents,
             }
             hashes = {name: None if v is None else hash_of(v[row : row + 1]) for name, v in tensors.items()}
-            unsaid = [*shared.get("lost", ())]
-            given = {"prompt": self.prompts[row], "negative_prompt": self.negatives[row]}
-            words = {name: say_prompt(name, prompt, unsaid) for name, prompt in given.items()}
-            whole = {**words, "sample": self.ids[row], **shared, **hashes, "lost": unsaid}
-            return {k: v for k, v in whole.items() if v is not None and v != []}
+            prompts = {"prompt": self.prompts[row], "negative_prompt": self.negatives[row]}
+            return of_picture(shared, prompts, sample=self.ids[row], **hashes)
 
         return [own(row) for row in range(len(self.ids))]
 

@@ -30,8 +30,15 @@ def recipe(*, parts: Mapping[str, Any], plain: Mapping[str, Any], lost: Sequence
     return {k: v for k, v in whole.items() if v is not None and v != []}
 
 
-def say_prompt(name: str, prompt: Any, lost: list[str]) -> Any:
-    """A prompt as JSON can hold it: text or class as it is, a value as {"expression": text}, or None and `lost`."""
+def of_picture(shared: Recipe, prompts: Mapping[str, Any], **own: Any) -> Recipe:
+    """The recipe of one picture of a run: its prompts and what else is its own, with what all pictures share."""
+    lost = [*shared.get("lost", ())]
+    whole = {**{name: _say_prompt(name, p, lost) for name, p in prompts.items()}, **shared, **own, "lost": lost}
+    return {k: v for k, v in whole.items() if v is not None and v != []}
+
+
+def _say_prompt(name: str, prompt: Any, lost: list[str]) -> Any:
+    """Text or class as it is, a value as {"expression": text}, so that no text is taken for an expression."""
     if not isinstance(prompt, PromptValue):
         return prompt
     said = _say(name, prompt, lost)
@@ -39,7 +46,7 @@ def say_prompt(name: str, prompt: Any, lost: list[str]) -> Any:
 
 
 def read_prompt(said: Any) -> Any:
-    """The prompt that `say_prompt` wrote."""
+    """The prompt that a recipe says."""
     from .expression import parse
 
     return parse(said["expression"], PromptValue) if isinstance(said, Mapping) else said

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from ..core.arguments import listed
 from ..core.errors import BadInput
 from ..core.model import Model
 from ..core.noise import Keyed
+from ..core.patch import Adapter, Patch
+from ..core.plugin import Prompt
+from ..core.recipe import Recipe, hash_of, of_picture, recipe
 from ..core.registry import method
-from ..core.step import Guidance, Sampler, Step
-from ..images import Picture, to_pil, to_tensor
+from ..core.step import Guidance, Hook, Sampler, Step
+from ..images import Picture, save_pngs, to_pil, to_tensor
 from ..samplers.ancestral import DDIM
 from .code import Code
 from .direct_inversion import DirectInversion
@@ -32,12 +38,18 @@ class Edits:
         reconstructions: what the source branch made of the pictures.
         code: of the pictures; give it to `edit` in place of an inverter for another edit.
         decoded: the states behind both, and the evaluations spent.
+        recipes: what rebuilds each.
     """
 
     images: list[Image.Image]
     reconstructions: list[Image.Image]
     code: Code
     decoded: Decoded
+    recipes: list[Recipe]
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""
+        return save_pngs(self.images, path, self.recipes)
 
 
 @method(tags=("editing",))
@@ -45,15 +57,15 @@ class Edits:
 def edit(
     model: Model,
     image: Picture | Sequence[Picture] | None,
-    source: str | Sequence[str],
-    target: str | Sequence[str],
+    source: Prompt | Sequence[Prompt],
+    target: Prompt | Sequence[Prompt],
     *,
     inverter: Inverter | Code = DirectInversion(),
     editors: Sequence[Any] = (PromptToPrompt(),),
     steps: int = 50,
     guidance: Guidance | float | None = None,
     sampler: Sampler = DDIM(),
-    negative_prompt: str | None = None,
+    negative_prompt: Prompt | None = None,
     seed: int = 0,
     progress: Callable[[Step], None] | None = None,
 ) -> Edits:
@@ -78,11 +90,16 @@ def edit(
     Example:
         >>> edit(model, "circle.png", "a red circle", "a blue circle").images[0]
     """
-    befores, afters = ([t] if isinstance(t, str) else list(t) for t in (source, target))
+    _check("inverter", inverter, (Inverter, Code), "DirectInversion()")
+    _check("sampler", sampler, (Sampler,), "DDIM()")
+    for editor in editors:
+        _check("editors", editor, (Patch, Adapter, Hook), "PromptToPrompt()")
+    befores, afters = listed(source), listed(target)
     given = isinstance(inverter, Code)
     if given == (image is not None):
         raise BadInput("image: give pictures with an inverter, or None with a code")
-    x0 = inverter.x if isinstance(inverter, Code) else model.encode(to_tensor(image))  # type: ignore[arg-type]
+    pixels = None if image is None else to_tensor(image)
+    x0 = inverter.x if isinstance(inverter, Code) else model.encode(pixels)  # type: ignore[arg-type]
     if not len(befores) == len(afters) == len(x0):
         raise BadInput(
             f"source, target: {len(befores)} and {len(afters)} prompts for {len(x0)} pictures; give one each"
@@ -100,7 +117,27 @@ def edit(
         setting=model.setting(shape),
         guide=model.defaults.guide,
     )
-    before, after = (model.condition(texts, negative_prompt, size=size) for texts in (befores, afters))
+    before, after = (model.condition(texts, negative_prompt, size=size, grid=plan.grid) for texts in (befores, afters))
     code = inverter if isinstance(inverter, Code) else inverter.encode(plan, x0, before)
     found = decode(plan, code, before, after, editors, progress)
-    return Edits(to_pil(model.decode(found.target)), to_pil(model.decode(found.source)), code, found)
+    shared = recipe(
+        parts={"inverter": inverter, "editors": list(editors), "guidance": plan.guidance, "sampler": sampler,
+               "patches": model.changes},
+        plain={"task": "edit", "model": model.name, "fingerprint": model.fingerprint, "steps": steps, "seed": seed,
+               "height": size[0], "width": size[1]},
+    )  # fmt: skip
+    recipes = [
+        of_picture(
+            shared,
+            {"source": befores[row], "target": afters[row], "negative_prompt": negative_prompt},
+            image=None if pixels is None else hash_of(pixels[row : row + 1]),
+        )
+        for row in range(len(x0))
+    ]
+    return Edits(to_pil(model.decode(found.target)), to_pil(model.decode(found.source)), code, found, recipes)
+
+
+def _check(name: str, given: object, kinds: tuple[type, ...], example: str) -> None:
+    if not isinstance(given, kinds):
+        what = " or ".join(kind.__name__ for kind in kinds)
+        raise BadInput(f"{name}: {given!r:.60} is no {what}; give one such as {example}")
