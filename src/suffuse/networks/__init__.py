@@ -9,6 +9,8 @@ __getattr__, __dir__ = lazy(
     {
         "ADMClassifier": "adm",
         "ADMUNet": "adm",
+        "ConditionedMLP": "conditioned_mlp",
+        "ConditionedMLPFamily": "conditioned_mlp",
         "Experts": "experts",
         "MLP": "residual_mlp",
         "MLPFamily": "residual_mlp",

@@ -11,5 +11,7 @@ __getattr__, __dir__ = lazy(
         "Ranking": "diffusion_classifier",
         "text_image_score": "diffusion_classifier",
         "errors": "error_field",
+        "Rate": "statistical_rates",
+        "rates": "statistical_rates",
     },
 )
