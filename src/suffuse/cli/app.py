@@ -8,7 +8,7 @@ import typer
 
 from suffuse import __version__
 
-from . import bench, catalogue, claims, docs, environment, generate, world, zoo
+from . import bench, catalogue, claims, docs, edit, environment, generate, world, zoo
 
 app = typer.Typer(
     help="Published ways of running, steering, shrinking, training and explaining diffusion models.",
@@ -36,6 +36,7 @@ def options(
 for command in (
     generate.generate,
     generate.replay,
+    edit.edit,
     catalogue.methods,
     catalogue.info,
     catalogue.papers,
