@@ -11,7 +11,7 @@ from suffuse.core.plugin import Needs
 from suffuse.core.registry import Method, resolve
 from suffuse.core.step import Guidance, Hook
 from suffuse.docs import matrices
-from suffuse.docs.trials import KINDS, on_kind, on_network, outcome
+from suffuse.docs.trials import KINDS, on_kind, on_network, outcome, stage
 from suffuse.testing import fixtures
 
 
@@ -88,8 +88,27 @@ def test_pages_show_what_was_found(monkeypatch, tmp_path):
     page = matrices.methods_page(tmp_path)
     assert "| DDIM | yes | yes | yes | yes | yes | no [1] |" in page
     assert "### Patch with Guidance\n\n| | CFG |\n|---|---|\n| DeepCache | yes |" in page
+    guided = matrices.guidance_page(tmp_path)
+    assert "## eps\n\n| | DDIM |\n|---|---|\n| CFG | yes |\n" in guided
+    assert "## logits\n\n| | DDIM |\n|---|---|\n| CFG | no [1] |\n\n1. needs a Gaussian process" in guided
     monkeypatch.setattr(matrices, "plugins", lambda: methods[:2])
     assert matrices.untried(tmp_path) == ["DeepCache"]
+
+
+@pytest.mark.parametrize(("name", "sampler", "reason"), [
+    ("PAG", "DDIM", ""),
+    ("CFGPlusPlus", "Heun", "needs one evaluation a step"),
+    ("SuperDiffOR", "DDPM", ""),
+    ("SuperDiffOR", "DDIM", "needs all the noise of the SDE"),
+])  # fmt: skip
+def test_guidances_meet_samplers(name, sampler, reason):
+    for kind in ("x0", "flow"):
+        found = outcome(stage(kind, name == "PAG"), resolve(name), resolve(sampler))
+        assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+def test_a_method_that_needs_a_sampler_is_tried_with_one():
+    assert outcome(on_network("sd3"), resolve("SuperDiffAND")) == ""
 
 
 def test_every_need_has_words():

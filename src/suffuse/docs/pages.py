@@ -20,6 +20,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "papers.md": papers_page,
     "matrix-architectures.md": lambda: matrices.architectures_page(folder()),
     "matrix-methods.md": lambda: matrices.methods_page(folder()),
+    "matrix-guidance.md": lambda: matrices.guidance_page(folder()),
 }
 """File in docs/ -> what writes its text. A new page is a function in a module of its own, and a line here."""
 

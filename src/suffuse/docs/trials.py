@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from suffuse.core.cond import Cond
-from suffuse.core.denoiser import EMPTY, Denoiser, count_evaluation
+from suffuse.core.denoiser import EMPTY, Denoiser, Network, count_evaluation
 from suffuse.core.engine import grid_of, sample
 from suffuse.core.errors import Refused, SuffuseError
 from suffuse.core.patch import Adapter, Patch
 from suffuse.core.plugin import Needs
 from suffuse.core.prediction import EPS, FLOW, SCORE, X0, Kind, Prediction, V
 from suffuse.core.process import Gaussian as GaussianProcess
+from suffuse.core.reflection import Branch
 from suffuse.core.registry import REQUIRED, Method
 from suffuse.core.step import Guidance, Hook, Sampler
 from suffuse.core.value import Coef
@@ -28,7 +29,7 @@ from suffuse.editing.inverter import Inverter, Plan
 from suffuse.editing.lockstep import decode
 from suffuse.guidance import CFG
 from suffuse.processes import VP, Absorbing, Flow
-from suffuse.samplers import DDIM, Ancestral
+from suffuse.samplers import DDIM, DDPM, Ancestral
 from suffuse.testing.analytic import GaussianMixture, KnownLaw
 from suffuse.testing.fixtures import conditions, fixture, states
 
@@ -128,7 +129,7 @@ def _with_known(cond: Cond, x: Tensor) -> Cond:
 
 
 def outcome(bench: Bench, *methods: Method) -> str:
-    """"" where the methods run together and a picture is in a batch what it is alone, else what is in the way.
+    """ "" where the methods run together and a picture is in a batch what it is alone, else what is in the way.
 
     A single method that is no sampler must also change the picture.
     """
@@ -137,7 +138,8 @@ def outcome(bench: Bench, *methods: Method) -> str:
     try:
         plugins += _made(bench, methods)
         both = bench.run(*plugins, edit=edit)
-        plain = bench.run(edit=edit) if len(methods) == 1 and methods[0].kind != "Sampler" else None
+        needed = [p for p in plugins if isinstance(p, Sampler) and methods[0].kind != "Sampler"]
+        plain = bench.run(*needed, edit=edit) if len(methods) == 1 and methods[0].kind != "Sampler" else None
         alone = both[1:] if edit else bench.run(*plugins, rows=(1,))
     except SuffuseError as reason:
         return _short(str(reason), plugins)
@@ -169,7 +171,11 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _made(bench: Bench, methods: tuple[Method, ...]) -> list[Any]:
     sampler = next((_plugin(m, bench, bench.sampler) for m in methods if m.kind == "Sampler"), bench.sampler)
-    return [_plugin(m, bench, sampler) for m in methods]
+    plugins = [_plugin(m, bench, sampler) for m in methods]
+    bare = [part for p in plugins for part in p.bare]
+    if any(Needs.SDE in part.needs for part in bare) and not any(isinstance(part, Sampler) for part in bare):
+        plugins.append(DDPM())
+    return plugins
 
 
 def _plugin(method: Method, bench: Bench, sampler: Sampler) -> Any:
@@ -188,12 +194,29 @@ def _plugin(method: Method, bench: Bench, sampler: Sampler) -> Any:
     return adapter
 
 
+@cache
+def stage(kind: str, on_net: bool) -> Bench:
+    """Where guidances meet samplers on one kind of prediction: a known law, or a network that is read in this kind."""
+    if not on_net or kind == "logits":
+        return on_kind(kind)
+    own = on_network("sd3" if kind == "flow" else "unet")
+    assert isinstance(own.denoiser, Network)
+    net = own.denoiser
+    return replace(own, denoiser=Network(net.net, net.family, net.process, PROCESSES[kind][0]))
+
+
 SETTINGS: Mapping[str, Callable[[Any, Bench, Sampler], Any]] = {
+    "Autoguidance": lambda cls, b, sampler: cls(Branch(path="null")),
+    "DynamicThresholding": lambda cls, b, sampler: cls() | CFG(3.0),
     "Embedded": lambda cls, b, sampler: cls(7.0),
+    "GuidanceInterval": lambda cls, b, sampler: cls() | CFG(3.0),
+    "GuidanceRescale": lambda cls, b, sampler: cls() | CFG(3.0),
     "LinearAG": lambda cls, b, sampler: cls.fit(
         b.denoiser, b.x, w=3.0, sampler=sampler, steps=STEPS, cond=b.cond, replaced=[2]
     ),
     "Reweight": lambda cls, b, sampler: cls("blue"),
     "ScheduledCFG": lambda cls, b, sampler: cls((3.0, 2.0, 0.5)),
+    "SuperDiffAND": lambda cls, b, sampler: cls((Branch(path="null"),), w=2.0),
+    "SuperDiffOR": lambda cls, b, sampler: cls((Branch(path="null"),), w=2.0),
 }
 """How to make methods that have no default setting, or one that the conditions of the fixtures hold already."""
