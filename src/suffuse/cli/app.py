@@ -8,7 +8,7 @@ import typer
 
 from suffuse import __version__
 
-from . import bench, catalogue, claims, docs, edit, environment, generate, world, zoo
+from . import bench, catalogue, claims, docs, edit, environment, generate, search, select, world, zoo
 
 app = typer.Typer(
     help="Published ways of running, steering, shrinking, training and explaining diffusion models.",
@@ -37,6 +37,7 @@ for command in (
     generate.generate,
     generate.replay,
     edit.edit,
+    select.select,
     catalogue.methods,
     catalogue.info,
     catalogue.papers,
@@ -46,6 +47,7 @@ for command in (
     environment.env,
 ):
     app.command()(command)
+app.add_typer(search.app, name="search")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(docs.app, name="docs")
 app.add_typer(bench.app, name="bench")
