@@ -127,13 +127,13 @@ def _guidance(networks: Outcomes, kinds: Outcomes, progress: Callable[[str], Non
 
     own = plugins()
     samplers, guidances = ([m for m in own if contract(m) == c] for c in ("Sampler", "Guidance"))
-    found: dict[str, Outcomes] = {}
+    found: dict[str, dict[str, dict[str, str]]] = {}
     for kind in KINDS:
         found[kind] = {}
         for g in guidances:
             progress(f"{g.name} with samplers on {kind}")
             inside = not any(_runs(reason) for reason in kinds[g.name].values()) and "" in networks[g.name].values()
-            found[kind] |= {g.name: {s.name: outcome(stage(kind, inside), g, s) for s in samplers}}
+            found[kind][g.name] = {s.name: outcome(stage(kind, inside), g, s) for s in samplers}
     return found
 
 

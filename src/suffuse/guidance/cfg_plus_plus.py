@@ -28,14 +28,14 @@ class Renoised(Affine):
         return Renoised(p.x, p.a, p.s, p.value, p.row, p.b, p.y, self.clean[rows])
 
     @property
-    def x0(self) -> Value:  # type: ignore[override]
+    def x0(self) -> Value:
         return self.clean
 
     def combined(self, c_x: Coef, c_e: Coef) -> Value:
         return combine((c_x, self.clean), (c_e, self.eps))
 
     @property
-    def eps(self) -> Value:  # type: ignore[override]
+    def eps(self) -> Value:
         return Affine.combined(self, Coef(0.0), Coef(1.0))
 
 

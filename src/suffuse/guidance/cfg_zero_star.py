@@ -11,7 +11,7 @@ from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.plugin import Needs
 from ..core.prediction import FLOW, Kind, V
-from ..core.process import Gaussian
+from ..core.process import Gaussian, Process
 from ..core.registry import method
 from ..core.step import Guidance, Predict, Step
 from ..core.value import Coef, Value, dot
@@ -71,8 +71,9 @@ class CFGZeroStar(Guidance):
         return vc.mix([self.w, (1.0 - self.w) * s], [vc, vu])
 
 
-def _velocity(process: Gaussian) -> Kind:
+def _velocity(process: Process) -> Kind:
     """The kind of prediction that is the direction in which states move."""
+    assert isinstance(process, Gaussian)
     middle = Coef(0.5)
     alpha, sigma = process.alpha(middle), process.sigma(middle)
     return V if abs((alpha * alpha + sigma * sigma).item() - 1.0) < 1e-6 else FLOW

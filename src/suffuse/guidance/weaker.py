@@ -15,6 +15,7 @@ from typing import Any
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.plugin import Plugin, Prompt, Setting
+from ..core.process import Gaussian
 from ..core.reflection import Branch, Given
 from ..core.registry import method
 from ..core.step import Guidance, Predict, Step
@@ -48,7 +49,7 @@ class AwayFromWeaker(Guidance):
 def asked(branch: Branch, predict: Predict, cond: Cond) -> tuple[Predict, Cond]:
     """How a branch is asked: with its network, patches and guidance, and its alternative of the condition."""
     net, process = branch.denoiser or predict.denoiser, predict.denoiser.process
-    if net.process != process:
+    if net.process != process and isinstance(process, Gaussian):
         net = net.under(process)
     if branch.denoiser is not None or branch.patches:
         predict = predict.on(net.with_(*branch.patches))
