@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from ..core.registry import lazy
 
-__getattr__, __dir__ = lazy(__name__, {"Pixels": "pixel", "VAE": "autoencoder", "VQ": "vector_quantised"})
+__getattr__, __dir__ = lazy(
+    __name__, {"PixelUnshuffle": "unshuffled", "Pixels": "pixel", "VAE": "autoencoder", "VQ": "vector_quantised"}
+)
