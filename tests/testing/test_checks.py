@@ -37,6 +37,7 @@ from suffuse.guidance import (
 from suffuse.guidance.structured import StructuredDiffusion
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
+from suffuse.resolution import Upsampler
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
 from suffuse.testing import Subject, all_checks, check_method, fixtures
@@ -151,6 +152,7 @@ EXAMPLES = {
     "SuperDiffAND": lambda: Subject(SuperDiffAND(("a blue square",), w=3.0)),
     "SuperDiffOR": lambda: Subject(SuperDiffOR(("a blue square", "a green star"), w=3.0)),
     "StructuredDiffusion": lambda: Subject(StructuredDiffusion(), phrased),
+    "Upsampler": lambda: Subject(Upsampler(denoiser("unet"), (16, 16))),
     "VendiScore": lambda: Subject(VendiScore(FEATURES)),
     "Weighted": lambda: Subject(conditioning.Weighted("a (red:1.5) [circle]")),
     **{

@@ -1,0 +1,7 @@
+"""Pictures at other sizes than those that a model was trained on."""
+
+from __future__ import annotations
+
+from ..core.registry import lazy
+
+__getattr__, __dir__ = lazy(__name__, {"Upsampler": "upsampling"})
