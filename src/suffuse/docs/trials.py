@@ -27,7 +27,7 @@ from suffuse.core.value import Coef
 from suffuse.editing.ddim_inversion import DDIMInversion
 from suffuse.editing.inverter import Inverter, Plan
 from suffuse.editing.lockstep import decode
-from suffuse.guidance import CFG
+from suffuse.guidance import CFG, ClassScore
 from suffuse.processes import VP, Absorbing, Flow
 from suffuse.samplers import DDIM, DDPM, Ancestral
 from suffuse.testing.analytic import GaussianMixture, KnownLaw
@@ -205,15 +205,24 @@ def stage(kind: str, on_net: bool) -> Bench:
     return replace(own, denoiser=Network(net.net, net.family, net.process, PROCESSES[kind][0]))
 
 
+def _pictures_apart(x: Tensor, t: Coef) -> Tensor:
+    """Logits of two classes, pictures that are brighter on the left and those that are brighter on the right."""
+    left = x.flatten(1) @ torch.linspace(0.1, -0.1, x[0].numel(), dtype=x.dtype)
+    return torch.stack([left, -left], 1)
+
+
 SETTINGS: Mapping[str, Callable[[Any, Bench, Sampler], Any]] = {
     "Autoguidance": lambda cls, b, sampler: cls(Branch(path="null")),
+    "ClassifierGuidance": lambda cls, b, sampler: cls(_pictures_apart, target=1),
     "DynamicThresholding": lambda cls, b, sampler: cls() | CFG(3.0),
     "Embedded": lambda cls, b, sampler: cls(7.0),
+    "GradientGuidance": lambda cls, b, sampler: cls(ClassScore(_pictures_apart, 1), look_ahead=True),
     "GuidanceInterval": lambda cls, b, sampler: cls() | CFG(3.0),
     "GuidanceRescale": lambda cls, b, sampler: cls() | CFG(3.0),
     "LinearAG": lambda cls, b, sampler: cls.fit(
         b.denoiser, b.x, w=3.0, sampler=sampler, steps=STEPS, cond=b.cond, replaced=[2]
     ),
+    "PPAP": lambda cls, b, sampler: cls(_pictures_apart, score=lambda reader: ClassScore(reader, 1)),
     "Reweight": lambda cls, b, sampler: cls("blue"),
     "ScheduledCFG": lambda cls, b, sampler: cls((3.0, 2.0, 0.5)),
     "SuperDiffAND": lambda cls, b, sampler: cls((Branch(path="null"),), w=2.0),
