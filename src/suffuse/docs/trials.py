@@ -216,7 +216,7 @@ SETTINGS: Mapping[str, Callable[[Any, Bench, Sampler], Any]] = {
     "ClassifierGuidance": lambda cls, b, sampler: cls(_pictures_apart, target=1),
     "DynamicThresholding": lambda cls, b, sampler: cls() | CFG(3.0),
     "Embedded": lambda cls, b, sampler: cls(7.0),
-    "GradientGuidance": lambda cls, b, sampler: cls(ClassScore(_pictures_apart, 1), look_ahead=True),
+    "GradientGuidance": lambda cls, b, sampler: cls(ClassScore(_pictures_apart, 0), look_ahead=True),
     "GuidanceInterval": lambda cls, b, sampler: cls() | CFG(3.0),
     "GuidanceRescale": lambda cls, b, sampler: cls() | CFG(3.0),
     "LinearAG": lambda cls, b, sampler: cls.fit(
