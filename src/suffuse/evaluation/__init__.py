@@ -28,5 +28,7 @@ __getattr__, __dir__ = lazy(
         "Estimate": "statistics",
         "StructureDistance": "structure",
         "paired": "timing",
+        "Brittleness": "brittleness",
+        "measure_brittleness": "brittleness",
     },
 )

@@ -12,5 +12,12 @@ __getattr__, __dir__ = lazy(
         "collect_pairs": "golden_noise",
         "NPNet": "npnet",
         "ReDenoise": "redenoising",
+        "SeedBank": "seeds",
+        "Correlated": "shifts",
+        "MeanShift": "shifts",
+        "OtherLaw": "shifts",
+        "ScaleShift": "shifts",
+        "ShiftedStart": "shifts",
+        "Standardise": "shifts",
     },
 )

@@ -13,5 +13,6 @@ __getattr__, __dir__ = lazy(
         "errors": "error_field",
         "Rate": "statistical_rates",
         "rates": "statistical_rates",
+        "SeedStudy": "seed_study",
     },
 )
