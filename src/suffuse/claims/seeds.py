@@ -33,8 +33,8 @@ STEPS = 12
 def _drawn(texts: Sequence[Caption], seed: int, shifts: tuple[Shift, ...]) -> Tensor:
     loaded = mw.model()
     hooks: list[Hook] = [ShiftedStart(shifts)]
-    run: dict[str, Any] = {"sampler": DDIM(), "steps": STEPS, "guidance": CFG(mw.GUIDANCE), "noise": seed, "hooks": hooks}
-    return loaded.decode(sample(**mw.place(loaded, texts), **run).x).clamp(-1, 1)
+    how: dict[str, Any] = {"sampler": DDIM(), "steps": STEPS, "guidance": CFG(mw.GUIDANCE)}
+    return loaded.decode(sample(**mw.place(loaded, texts), **how, noise=seed, hooks=hooks).x).clamp(-1, 1)
 
 
 def _right(pixels: Tensor, texts: Sequence[Caption]) -> Tensor:
