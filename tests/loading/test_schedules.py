@@ -97,6 +97,8 @@ def test_flow_of_a_pipeline_that_places_steps_evenly(shift: float) -> None:
     assert torch.allclose(schedule.spacing.grid(schedule.process, 7, (4, 8, 8)).times.float(), theirs.sigmas, atol=1e-6)
 
 
+# By a scheduler of diffusers, in a frame of numpy's that tells nothing of it.
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning:numpy")
 def test_what_is_left_out_is_the_default_of_the_class() -> None:
     for name in (*TABLES, *FLOWS):
         assert repr(read_schedule({"_class_name": name})) == repr(read_schedule(config(name)))
