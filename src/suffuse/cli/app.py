@@ -8,7 +8,7 @@ import typer
 
 from suffuse import __version__
 
-from . import bench, catalogue, claims, docs, edit, environment, generate, search, select, world, zoo
+from . import bench, catalogue, claims, docs, edit, environment, generate, interpolate, search, select, world, zoo
 
 app = typer.Typer(
     help="Published ways of running, steering, shrinking, training and explaining diffusion models.",
@@ -38,6 +38,7 @@ for command in (
     generate.replay,
     edit.edit,
     select.select,
+    interpolate.interpolate,
     catalogue.methods,
     catalogue.info,
     catalogue.papers,

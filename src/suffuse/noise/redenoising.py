@@ -66,6 +66,6 @@ class ReDenoise(Hook):
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         if not at.first:
             return step(x, at)
-        if at.last:
+        if at.i == at.n - 1:
             raise Refused("ReDenoise: a run of one step has nothing to come back from; use 2 steps or more")
         return step(reflect(step, x, at, *self._branches, DDIM()), at)
