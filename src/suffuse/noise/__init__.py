@@ -15,6 +15,8 @@ __getattr__, __dir__ = lazy(
         "Slerp": "interpolation",
         "interpolate": "interpolation",
         "NPNet": "npnet",
+        "OneMoreStep": "one_more_step",
+        "StartNet": "one_more_step",
         "ReDenoise": "redenoising",
         "SeedBank": "seeds",
         "Correlated": "shifts",
