@@ -251,10 +251,10 @@ def semantic_guidance_tuning(seed: int) -> Table:
     that is missing has a lower mean similarity than one of the same picture that is there.
 
     Concept scale 1, from 0.3 to 0.7 of the run, a threshold below which a quarter of the similarities of 32 other
-    captions lies, and no steering by the abstract concept: the mildest of a few settings tried on other captions, none
-    of which brought back more objects than it lost. At the paper's proportions (scale 3.4 from 0.1 on) more objects go
-    missing than without it, by a factor of two and more: in this model's captions "a red circle" means one object and
-    no other, and so does its direction.
+    captions lies, and no steering by the abstract concept: the best of a few settings tried on other captions, none
+    of which did better than chance allows. At the paper's proportions (scale 3.4 from 0.1 on) more objects go missing
+    than without it, by a factor of two and more: in this model's captions "a red circle" means one object and no
+    other, and so does its direction.
     """
     loaded = mw.model()
     texts = _crowded(160, 7)
