@@ -12,7 +12,7 @@ from torch import Tensor
 
 from suffuse.core.engine import sample
 from suffuse.core.model import Model
-from suffuse.core.step import Guidance, Sampler
+from suffuse.core.step import Guidance, Hook, Sampler
 from suffuse.evaluation.features import ReaderFeatures, load_reader
 from suffuse.evaluation.frechet import frechet
 from suffuse.evaluation.moments import Moments
@@ -94,6 +94,7 @@ def run(
     sampler: Sampler = DDIM(),
     guidance: Guidance = CFG(GUIDANCE),
     patches: Sequence[Any] = (),
+    hooks: Sequence[Hook] = (),
     seed: int = 0,
     batch: int = 64,
 ) -> Pictures:
@@ -106,6 +107,7 @@ def run(
             steps=steps,
             guidance=guidance,
             patches=patches,
+            hooks=hooks,
             noise=seed,
             samples=rows.tolist(),
         )
