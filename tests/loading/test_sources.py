@@ -77,7 +77,7 @@ def test_pickled_file(tmp_path: Path) -> None:
     ("key", "message"),
     [
         ("lora_unet_mid_block_attentions_0.lora_down.weight", "holds an adapter"),
-        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "SD3 and Flux"),
+        ("model.diffusion_model.joint_blocks.0.mlp.weight", "SD3 or Flux"),
         ("down_blocks.0.resnets.0.conv1.weight", "holds one network"),
         ("model.diffusion_model.input_blocks.0.0.weight", "has no text encoder"),
         ("something.else", "no known model.*something.else"),

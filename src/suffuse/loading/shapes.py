@@ -1,7 +1,8 @@
-"""Configurations of Stable Diffusion's networks, read off the shapes of weights in the original key layout."""
+"""Configurations of networks, read off the shapes of weights in the original key layout."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,8 +63,12 @@ def unet(w: Weights, size: int, pooled: int | None) -> dict[str, Any]:
     return config
 
 
-def vae(w: Weights, scale: float) -> dict[str, Any]:
-    """Of AutoencoderKL; `w` without "first_stage_model."."""
+def vae(w: Weights, scale: float, shift: float | None = None) -> dict[str, Any]:
+    """Of AutoencoderKL; `w` without "first_stage_model.".
+
+    Args:
+        scale, shift: of the latents; those of SD3 and Flux alone are shifted, and lack the convolutions around them.
+    """
     levels = _count(w, "encoder.down.")
     return {
         "in_channels": w["encoder.conv_in.weight"].shape[1],
@@ -74,6 +79,9 @@ def vae(w: Weights, scale: float) -> dict[str, Any]:
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "scaling_factor": scale,
+        "shift_factor": shift,
+        "use_quant_conv": shift is None,
+        "use_post_quant_conv": shift is None,
     }
 
 
@@ -88,7 +96,7 @@ def clip(w: Weights, activation: str) -> dict[str, Any]:
         "num_hidden_layers": _count(w, "text_model.encoder.layers."),
         "num_attention_heads": max(width // 64, 1),
         "hidden_act": activation,
-        "projection_dim": width,
+        "projection_dim": w["text_projection.weight"].shape[0] if "text_projection.weight" in w else width,
         **_special(vocabulary),
     }
 
@@ -117,3 +125,63 @@ def open_clip(w: Weights, projected: bool) -> dict[str, Any]:
 def _special(vocabulary: int) -> dict[str, int]:
     """CLIP's begin and end are the last two tokens."""
     return {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": 1}
+
+
+def t5(w: Weights) -> dict[str, Any]:
+    """Of T5EncoderModel, version 1.1; keys as in transformers."""
+    vocabulary, width = w["shared.weight"].shape
+    attention = "encoder.block.0.layer.0.SelfAttention."
+    heads = w[f"{attention}relative_attention_bias.weight"].shape[1]
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": w[f"{attention}q.weight"].shape[0] // heads,
+        "d_ff": w["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0],
+        "num_layers": _count(w, "encoder.block."),
+        "num_heads": heads,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+
+
+def sd3(w: Weights) -> dict[str, Any]:
+    """Of SD3Transformer2DModel; `w` without "model.diffusion_model."."""
+    width, channels, patch, _ = w["x_embedder.proj.weight"].shape
+    norm = w.get("joint_blocks.0.x_block.attn.ln_q.weight")
+    head = 64 if norm is None else len(norm)
+    layers = _count(w, "joint_blocks.")
+    return {
+        "sample_size": 128,
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": w["final_layer.linear.weight"].shape[0] // patch**2,
+        "num_layers": layers,
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": w["context_embedder.weight"].shape[1],
+        "caption_projection_dim": w["context_embedder.weight"].shape[0],
+        "pooled_projection_dim": w["y_embedder.mlp.0.weight"].shape[1],
+        "pos_embed_max_size": math.isqrt(w["pos_embed"].shape[1]),
+        "dual_attention_layers": tuple(i for i in range(layers) if f"joint_blocks.{i}.x_block.attn2.qkv.weight" in w),
+        "qk_norm": None if norm is None else "rms_norm",
+    }
+
+
+def flux(w: Weights) -> dict[str, Any]:
+    """Of FluxTransformer2DModel; `w` without "model.diffusion_model."."""
+    width, channels = w["img_in.weight"].shape
+    head = len(w["double_blocks.0.img_attn.norm.query_norm.scale"])
+    return {
+        "patch_size": 1,
+        "in_channels": channels,
+        "out_channels": w["final_layer.linear.weight"].shape[0],
+        "num_layers": _count(w, "double_blocks."),
+        "num_single_layers": _count(w, "single_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": w["txt_in.weight"].shape[1],
+        "pooled_projection_dim": w["vector_in.in_layer.weight"].shape[1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in w,
+    }

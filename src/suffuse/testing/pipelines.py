@@ -12,7 +12,7 @@ from .tokenizers import clip_tokenizer, t5_tokenizer
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def _seeded(build: Callable[[], Any]) -> Any:
+def seeded(build: Callable[[], Any]) -> Any:
     """A module of fixed weights, large enough that a mistake anywhere shows in the picture."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(7)
@@ -43,7 +43,7 @@ def clip_encoder(tokenizer: Any, width: int = 16, projected: bool = False, activ
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _seeded(lambda: (CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
+    return seeded(lambda: (CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
 
 
 def t5_encoder(tokenizer: Any, width: int = 32) -> Any:
@@ -62,14 +62,14 @@ def t5_encoder(tokenizer: Any, width: int = 32) -> Any:
         eos_token_id=1,
         decoder_start_token_id=0,
     )
-    return _seeded(lambda: T5EncoderModel(config))
+    return seeded(lambda: T5EncoderModel(config))
 
 
 def autoencoder(channels: int = 4, shift: float | None = None, levels: int = 3, width: int = 4) -> Any:
     """AutoencoderKL that halves the sides `levels - 1` times."""
     from diffusers import AutoencoderKL
 
-    return _seeded(
+    return seeded(
         lambda: AutoencoderKL(
             block_out_channels=(width, *[2 * width] * (levels - 1)),
             in_channels=3,
@@ -104,7 +104,7 @@ def text_unet(width: int = 16, **changes: Any) -> Any:
         attention_head_dim=4,
         norm_num_groups=4,
     )
-    return _seeded(lambda: UNet2DConditionModel(**{**settings, **changes}))
+    return seeded(lambda: UNet2DConditionModel(**{**settings, **changes}))
 
 
 def stable_diffusion() -> Any:
@@ -206,7 +206,7 @@ def stable_diffusion_3() -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     one, two, three = clip_tokenizer(), clip_tokenizer(), t5_tokenizer()
-    transformer = _seeded(
+    transformer = seeded(
         lambda: SD3Transformer2DModel(
             sample_size=8,
             patch_size=2,
@@ -239,7 +239,7 @@ def flux(guidance: bool = True) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     one, two = clip_tokenizer(), t5_tokenizer()
-    transformer = _seeded(
+    transformer = seeded(
         lambda: FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
@@ -272,7 +272,7 @@ def flux(guidance: bool = True) -> Any:
 def _pixart_transformer(side: int) -> Any:
     from diffusers import PixArtTransformer2DModel
 
-    return _seeded(
+    return seeded(
         lambda: PixArtTransformer2DModel(
             sample_size=side,
             patch_size=2,
@@ -321,7 +321,7 @@ def dit() -> Any:
     """DiT in miniature: classes with a null class, learned variance."""
     from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
-    transformer = _seeded(
+    transformer = seeded(
         lambda: DiTTransformer2DModel(
             sample_size=8,
             patch_size=2,
@@ -343,7 +343,7 @@ def pixels() -> Any:
     """A model of grey pictures without a condition."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    unet = _seeded(
+    unet = seeded(
         lambda: UNet2DModel(
             sample_size=8,
             in_channels=1,
@@ -371,30 +371,3 @@ PIPELINES: Mapping[str, Callable[[], Any]] = {
     "dit": dit,
     "pixels": pixels,
 }
-
-
-def whole_vocabulary(name: str) -> Any:
-    """ "sd1", "sd2" or "sdxl" with CLIP's whole vocabulary and widths that single-file checkpoints can have."""
-    from ..conditioning.clip_vocabulary import clip_tokenizer as released
-
-    tokenizer = released(pad="!" if name == "sd2" else "<|endoftext|>")
-    wide: dict[str, Any] = {"block_out_channels": (32, 64), "norm_num_groups": 32, "sample_size": 64}
-    linear: dict[str, Any] = {"use_linear_projection": True, "attention_head_dim": (1, 1)}
-    encoder = clip_encoder(tokenizer, 16, activation="gelu" if name == "sd2" else "quick_gelu")
-    parts = {"vae": autoencoder(width=32), "tokenizer": tokenizer, "text_encoder": encoder}
-    pipe = PIPELINES[name]()
-    if name == "sdxl":
-        second = released(pad="!")
-        parts |= {"tokenizer_2": second, "text_encoder_2": clip_encoder(second, 24, True, "gelu")}
-        sizes = {
-            "transformer_layers_per_block": (1, 2),
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 24 + 6 * 8,
-        }
-        parts["unet"] = text_unet(16 + 24, **wide, **linear, **sizes)
-        parts["vae"].register_to_config(scaling_factor=0.13025)
-    else:
-        parts["unet"] = text_unet(16, **wide, **(linear if name == "sd2" else {"attention_head_dim": 8}))
-        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return type(pipe)(scheduler=pipe.scheduler, **parts)
