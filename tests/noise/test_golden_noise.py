@@ -10,7 +10,6 @@ from suffuse.core.engine import sample, trace
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.plugin import Setting
 from suffuse.core.reflection import Branch
-from suffuse.core.value import Coef
 from suffuse.guidance import CFG
 from suffuse.noise import GoldenNoise, NoisePairs, NPNet, ReDenoise, collect_pairs
 from suffuse.samplers import DDIM
@@ -36,7 +35,8 @@ def test_re_denoising_replaces_the_noise_and_costs_three():
     plain = sample(NET, X, cond=COND, **RUN)
     golden = sample(NET, X, cond=COND, hooks=[ReDenoise(CFG(5.5), CFG(1.0))], **RUN)
     assert (golden.nfe - plain.nfe).tolist() == [3] * 6
-    t, s = next(iter(trace(NET, X, cond=COND, **RUN))).at.t, Coef(2 / 3)
+    at = next(iter(trace(NET, X, cond=COND, **RUN))).at
+    t, s = at.t, at.s
     process, null = NET.process, COND.branch("null")
     with torch.no_grad():
         pc, pu = NET(X, t, COND), NET(X, t, null)
