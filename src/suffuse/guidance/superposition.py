@@ -85,11 +85,11 @@ class Superposition(Guidance):
     was asked about; "kappa" gives the weights in the same form.
 
     Args:
-        others: what is superposed with the run's own prompt: prompts, other denoisers, patches, adapters, or a `Branch`
-            of several of these. Models of another Gaussian process are read in the run's.
+        others: what is superposed with the run's own prompt: a tuple of prompts, denoisers, patches, adapters, or
+            `Branch`es of several of these. Models of another Gaussian process are read in the run's.
         w: guidance scale within each model, e_null + w (e_i - e_null); 1 is none, and asks for no null prediction.
-        spread: standard deviation of the data, which the step of the estimator assumes; exact for data N(mu, spread^2)
-            at any step length. inf is the estimator of the paper's Euler steps in sigma.
+        spread: standard deviation of the data, which the estimator's step assumes; exact for data N(mu, spread^2). inf
+            is the estimator of the paper's Euler steps in sigma, which has no value at the pure noise of flows.
     """
 
     others: tuple[Superposed, ...]
@@ -253,6 +253,11 @@ class SuperDiffOR(Superposition):
     The mixture of the models, sampled without training one. In high dimensions one model soon has all the weight.
 
     Args:
+        others: what is superposed with the run's own prompt: a tuple of prompts, denoisers, patches, adapters, or
+            `Branch`es of several of these. Models of another Gaussian process are read in the run's.
+        w: guidance scale within each model, e_null + w (e_i - e_null); 1 is none, and asks for no null prediction.
+        spread: standard deviation of the data, which the estimator's step assumes; exact for data N(mu, spread^2). inf
+            is the estimator of the paper's Euler steps in sigma, which has no value at the pure noise of flows.
         T: how strongly densities decide; 0 is a fixed mix.
         bias: l_i, one for each model, the run's own first; () is none.
 
@@ -292,9 +297,17 @@ class SuperDiffAND(Superposition):
 
     The next state is linear in kappa, and equal densities mean that it lies equally far from the means m_i of all
     reverse kernels: <x_s - m_1, m_i - m_1> = |m_i - m_1|^2 / 2 for every i, solved for each sample with the noise that
-    the step will really add. Where models agree, weights are equal.
+    the step will really add. Where models agree, weights are equal. To be the outermost guidance.
+
+    Args:
+        others: what is superposed with the run's own prompt: a tuple of prompts, denoisers, patches, adapters, or
+            `Branch`es of several of these. Models of another Gaussian process are read in the run's.
+        w: guidance scale within each model, e_null + w (e_i - e_null); 1 is none, and asks for no null prediction.
+        spread: standard deviation of the data, which the estimator's step assumes; exact for data N(mu, spread^2). inf
+            is the estimator of the paper's Euler steps in sigma, which has no value at the pure noise of flows.
 
     Raises:
+        BadInput: nothing to superpose.
         Refused: a sampler without the noise of the SDE; a generator as the source of noise; hooks that go back.
 
     Example:
