@@ -25,7 +25,7 @@ from suffuse.world.captions import scenes_from_caption
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_most, claim
 
-STEPS, TRAINED, TRAINING, ROWS = 12, 2048, 1200, 32
+STEPS, TRAINED, TRAINING, ROWS = 12, 1024, 300, 32
 
 
 @claim(
@@ -37,8 +37,8 @@ STEPS, TRAINED, TRAINING, ROWS = 12, 2048, 1200, 32
     budget=480,
 )
 def one_more_step(seed: int) -> Table:
-    """OneMoreStep on `shapes`, whose table keeps 0.068 of the picture at its last timestep. psi is trained for 1200
-    steps of 32 on 2048 pictures of the world.
+    """OneMoreStep on `shapes`, whose table keeps 0.068 of the picture at its last timestep. psi is trained for 300
+    steps of 32 on 1024 pictures of the world.
 
     64 captions that name a black or a white background, DDIM in 12 steps with trailing spacing at scale 3, the same
     noise: error of a picture's mean brightness (0 black, 1 white) to that of a true picture of the caption. The same

@@ -96,7 +96,7 @@ def seed_shifts(seed: int) -> Table:
 
 def _digits(seed: int) -> Brittleness:
     model, n = load("digits"), 100
-    labels = torch.arange(n) % 10
+    labels, judged = torch.arange(n) % 10, digits.classifier()
 
     def pictures(delta: float) -> Tensor:
         made = model.generate([str(d) for d in labels.tolist()], steps=STEPS, guidance=2.0, seed=seed,
@@ -104,8 +104,8 @@ def _digits(seed: int) -> Brittleness:
         return made.latents
 
     def score(made: Tensor, prompts: Sequence[int]) -> Tensor:
-        with torch.no_grad():
-            return (digits.classifier()(made).argmax(1) == labels[list(prompts)]).double()
+        told = judged(made).argmax(1)
+        return (told == labels[list(prompts)]).double()
 
     return measure_brittleness(pictures, score, SEVERITIES)
 
@@ -135,8 +135,9 @@ PROMPTS, SEEDS = 60, 16
     budget=600,
 )
 def good_seed(seed: int) -> Table:
-    """60 validation captions of two objects times 16 seeds, Euler ancestral in 8 steps at scale 2; a seed fixes all
-    noise of its pictures.
+    """60 validation captions of two objects times 16 seeds, Euler ancestral in 8 steps, unguided; a seed fixes all
+    noise of its pictures. (At scale 2 the model makes too few mistakes to rank seeds by: the ratio below was
+    1.6 [0.95, 13] there.)
 
     A classifier fitted on 40 captions names the seed of pictures of the other 20; chance is 6.25 %. Seeds are ranked by
     the reader's doubt (one minus its score of the objects) on 30 captions, and the four best are compared with the four
@@ -147,7 +148,7 @@ def good_seed(seed: int) -> Table:
     pixels, doubt = [], []
     for first in range(0, PROMPTS, 4):
         some = [c for c in texts[first : first + 4] for _ in range(SEEDS)]
-        run: dict[str, Any] = {"sampler": EulerAncestral(), "steps": 8, "guidance": CFG(2.0), "noise": bank}
+        run: dict[str, Any] = {"sampler": EulerAncestral(), "steps": 8, "guidance": CFG(1.0), "noise": bank}
         made = loaded.decode(sample(**mw.place(loaded, some), **run).x).clamp(-1, 1)
         pixels.append(made.unflatten(0, (-1, SEEDS)))
         doubt.append(mw.Pictures(made, torch.zeros(0), made, some).error.unflatten(0, (-1, SEEDS)))
