@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import nn
 
 import suffuse
@@ -67,3 +67,12 @@ def test_a_generator_gives_the_same_start(model: Model, stock: Any) -> None:
     theirs = stock(PROMPTS, generator=torch.Generator().manual_seed(5), output_type="latent", **run).images
     ours = model.generate(PROMPTS, generator=torch.Generator().manual_seed(5), **run).latents
     assert (ours - theirs).abs().max() < ROUNDING
+
+
+def test_the_flow_model_in_the_stock_pipeline_of_stable_diffusion_3(start: torch.Tensor) -> None:
+    pipe = StableDiffusion3Pipeline.from_pretrained(BUNDLED / "shapes-flow", text_encoder_3=None, tokenizer_3=None)
+    pipe.set_progress_bar_config(disable=True)
+    how: dict[str, Any] = {"latents": start[:1], "num_inference_steps": 2, "guidance_scale": 3.0}
+    theirs = pipe(PROMPTS[0], **how, output_type="latent").images
+    ours = suffuse.load("shapes-flow").generate(PROMPTS[0], **how).latents
+    assert (ours - theirs).abs().max() < ROUNDING and theirs.std() > 0.5
