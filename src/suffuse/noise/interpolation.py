@@ -55,10 +55,6 @@ class Interpolation(ABC):
     def between(self, ends: Ends, f: float) -> Tensor:
         """The state at share f of the way, 0 < f < 1; the ends themselves are the encoded pictures."""
 
-    def end(self, noisy: Tensor) -> Tensor:
-        """The state at one of the ends."""
-        return noisy
-
 
 @method(paper="noisediffusion")
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class NoiseDiffusion(Interpolation):
 
     Reference: Zheng et al., 2403.08840.
 
-    Differs from the paper: at f = 0 and 1 the state is the clipped encoded picture, so that the ends are the pictures.
+    Differs from the paper: at f = 0 and 1 the state is the encoded picture itself, so that the ends are the pictures.
     """
 
     gamma: float = 0.0
@@ -92,16 +88,13 @@ class NoiseDiffusion(Interpolation):
         kept = math.sqrt(1.0 - self.gamma**2)
         alpha, beta = kept * math.cos(f * math.pi / 2), kept * math.sin(f * math.pi / 2)
         mu, nu = self.amount * alpha / (alpha + beta), self.amount * beta / (alpha + beta)
-        x_a, x_b = map(self.end, ends.noisy)
+        x_a, x_b = (noisy.clamp(-self.clip, self.clip) for noisy in ends.noisy)
         z = combine(
             (alpha, x_a), (beta, x_b),
             ((mu - alpha) * ends.a, ends.clean[0]), ((nu - beta) * ends.a, ends.clean[1]),
             (self.gamma * ends.s, ends.draw("fresh")),
         )  # fmt: skip
-        return self.end(z)
-
-    def end(self, noisy: Tensor) -> Tensor:
-        return noisy.clamp(-self.clip, self.clip)
+        return z.clamp(-self.clip, self.clip)
 
 
 @method(paper="noisediffusion")
@@ -241,7 +234,7 @@ def interpolate(
         return Keyed(seed).normal(x0[:1], [0], f"interpolate/{tag}")[0]
 
     ends = Ends((x0[0], x0[1]), (noisy[0], noisy[1]), a, s, draw)
-    states = [how.end(noisy[int(f)]) if f in (0.0, 1.0) else how.between(ends, f) for f in shares]
+    states = [noisy[int(f)] if f in (0.0, 1.0) else how.between(ends, f) for f in shares]
     start = Start.exactly(torch.stack(states), float(grid.times[0]))
     cond = model.condition([prompt] * len(states), size=size)
     out = sample(model.denoiser, start, grid=grid, cond=cond, guidance=guidance, noise=seed, **run).x
