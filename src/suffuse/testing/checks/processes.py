@@ -48,7 +48,7 @@ def posteriors_join_marginals(subject: Subject) -> None:
         at, to = process.marginal(x0, t_), process.marginal(x0, s_)
         for eta in (0.0, 1.0):
             # the mean of the posterior is linear in the noise of x_t: two values give its share
-            laws = [process.posterior(x, process.predict(x, t_, x0, X0), t_, s_, eta) for x in (at.mean, at.at(1.0))]  # type: ignore[attr-defined]
+            laws = [process.posterior(x, process.predict(x, t_, x0, X0), t_, s_, eta) for x in (at.mean, at.at(1.0))]
             close(laws[0].mean, to.mean, f"the mean from {t:g} to {s:g}, eta={eta:g},", 1e-9)
             carried = laws[1].mean - laws[0].mean
             std = getattr(laws[0], "std", Coef(0.0))
