@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import torch
@@ -51,9 +52,12 @@ def d3pm(seed: int) -> Table:
 
     An MLP trained by cross-entropy for 1500 steps of 128, sampled ancestrally in 8, 16 and 32 steps: Frechet distance
     of 2000 samples to the digits, on the features of a classifier trained here, against tokens drawn each from its own
-    law in the data, and against uniform ones. The posterior of mask and uniform noise, K = 2 to 5, against products of
-    explicit transition matrices: largest error of a probability. Ancestral sampling with the exact predictor of a law
-    of three dependent tokens, which appear in random order: total variation of 20000 draws.
+    law in the data, and against uniform ones. Intervals are of the samples, not of the training: seed 1 gives 0.05 and
+    0.38 for the two ratios. Training for 4000 steps gives no better model.
+
+    The posterior of mask and uniform noise, K = 2 to 5, against products of explicit transition matrices: largest error
+    of a probability. Ancestral sampling with the exact predictor of a law of three dependent tokens, which appear in
+    random order: total variation of 20000 draws.
     """
     tokens = _tokens()
     model = _trained(tokens, seed)
@@ -62,13 +66,13 @@ def d3pm(seed: int) -> Table:
     made["independent tokens"] = _shuffled(tokens, generator)
     made["uniform tokens"] = torch.randint(LEVELS, (digits.N, TOKENS), generator=generator)
     frechet = {name: _frechet(x) for name, x in made.items()}
-    rows: list[Mapping[str, Cell]] = [{"tokens": name, "Frechet": found} for name, found in frechet.items()]
-    last = frechet["Absorbing, 32 steps"].mean
+    rows: list[Mapping[str, Cell]] = [{"tokens": name, "Frechet": found.estimate} for name, found in frechet.items()]
+    last = frechet["Absorbing, 32 steps"]
     figures: dict[str, Figure] = {
         "error of the posterior": max(map(_posterior_error, (Absorbing(2), Absorbing(5), Uniform(2), Uniform(5)))),
         "total variation to a known joint law": _variation(seed),
-        "Frechet in 32 steps / independent tokens": last / frechet["independent tokens"].mean,
-        "Frechet in 32 steps / 8 steps": last / frechet["Absorbing, 8 steps"].mean,
+        "Frechet in 32 steps / independent tokens": last.ratio(frechet["independent tokens"]),
+        "Frechet in 32 steps / 8 steps": last.ratio(frechet["Absorbing, 8 steps"]),
         "accuracy of the classifier": digits.accuracy(),
     }
     return Table(rows, figures)
@@ -89,11 +93,27 @@ def _shuffled(tokens: Tensor, generator: torch.Generator) -> Tensor:
     return tokens.gather(0, rows)
 
 
-def _frechet(tokens: Tensor, blocks: int = 10) -> Estimate:
+@dataclass(frozen=True)
+class Distance:
+    """A Frechet distance of N pictures, and those without each tenth of them."""
+
+    whole: float
+    without: Sequence[float]
+
+    @property
+    def estimate(self) -> Estimate:
+        return jackknife(self.whole, self.without, n=digits.N)
+
+    def ratio(self, other: Distance) -> Estimate:
+        above = [part / other.whole for part in self.without]
+        below = [self.whole / part for part in other.without]
+        return jackknife(self.whole / other.whole, above, below, n=digits.N)
+
+
+def _frechet(tokens: Tensor, blocks: int = 10) -> Distance:
     pictures = _pictures(tokens)
-    kept = torch.arange(len(pictures)) % blocks
-    without = [digits.distance(pictures[kept != k]) for k in range(blocks)]
-    return jackknife(digits.distance(pictures), without, n=len(pictures))
+    block = torch.arange(len(pictures)) % blocks
+    return Distance(digits.distance(pictures), [digits.distance(pictures[block != k]) for k in range(blocks)])
 
 
 def _trained(tokens: Tensor, seed: int) -> Network:

@@ -74,8 +74,8 @@ def w2sd(seed: int) -> Table:
 
     `shapes`, a difference of conditions: the strong model is the conditional prediction, the weak one the
     unconditional; mean reader error of 96 validation captions of two objects or more, 16 steps of DDIM. Classifier-free
-    guidance mixes the same pair, and is in the rows. W2SD between the strong model and itself shows what the grid alone
-    does: the two moves do not cancel, the less the coarser it is.
+    guidance mixes the same pair, and is in the rows. W2SD between the strong model and itself shows what the grid does:
+    the two moves of equal models do not cancel, and the less the coarser it is.
     """
     rows: list[Mapping[str, Cell]] = []
     figures: dict[str, Figure] = {
