@@ -40,7 +40,10 @@ class Argument:
     default: Any = REQUIRED
 
     def __str__(self) -> str:
-        return self.name if self.default is REQUIRED else f"{self.name}={self.default!r}"
+        if self.default is REQUIRED:
+            return self.name
+        shown = self.default.__name__ if inspect.isfunction(self.default) else repr(self.default)
+        return f"{self.name}={'...' if shown == '<lambda>' else shown}"
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,10 @@ def guidance_page(folder: Path) -> str:
 
 
 def _needs(method: Method) -> list[str]:
-    return [NEEDS.get(str(n.name), str(n.name).lower()) for n in Needs if n and n in method.target.needs]
+    declared = method.target.needs
+    if not isinstance(declared, Needs):  # a property
+        return ["what its arguments say"]
+    return [NEEDS.get(str(n.name), str(n.name).lower()) for n in Needs if n and n in declared]
 
 
 def _table(rows: Sequence[str], columns: Sequence[str], found: Outcomes) -> list[str]:
