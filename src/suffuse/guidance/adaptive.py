@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import grid_of, place_of, sample
-from ..core.errors import BadInput
+from ..core.errors import BadInput, Refused
 from ..core.plugin import Needs, Plugin, Setting
 from ..core.registry import method
 from ..core.step import Guidance, Predict, Sampler, Step
@@ -154,6 +154,11 @@ class LinearAG(Guidance):
         past = at.memory.get("past", ())
         if self.table[at.i]:
             pc = predict(x, t, cond, "cond")
+            if len(past) != at.i:
+                raise Refused(
+                    f"LinearAG: was asked in {len(past)} of the {at.i} steps before this one, and its table needs all; "
+                    "put it outside of what leaves steps out"
+                )
             history = [c for c, _ in past] + [pc.value] + [u for _, u in past]
             pu = replace(pc, value=_estimate(self.table[at.i], history))
         else:
