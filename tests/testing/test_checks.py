@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from suffuse import conditioning, editing
+from suffuse import conditioning, editing, noise
 from suffuse.caching import AutoDiffusion
 from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
@@ -34,9 +34,11 @@ from suffuse.guidance import (
     SuperDiffAND,
     SuperDiffOR,
 )
+from suffuse.guidance.questions import Combined, RewardSelect, TIFASelect
 from suffuse.guidance.structured import StructuredDiffusion
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
+from suffuse.probing import SeedStudy
 from suffuse.resolution import Upsampler
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
@@ -107,6 +109,14 @@ def golden():
     return Subject(GoldenNoise(network, Setting(process=str(denoiser("unet").process))))
 
 
+def one_more_step():
+    """A start network with random weights, for the table of the fixture."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = noise.StartNet(4, fixtures.WIDTH, (16, 16), 8).eval().requires_grad_(False)
+    return Subject(noise.OneMoreStep(network, Setting(process=str(denoiser("unet").process))))
+
+
 def phrased(name, n):
     """Rows of which every second has a phrase, encoded as other rows are."""
     base, more = (fixtures.conditions(name, k) for k in (n, n + 1))
@@ -153,6 +163,15 @@ EXAMPLES = {
     "SuperDiffOR": lambda: Subject(SuperDiffOR(("a blue square", "a green star"), w=3.0)),
     "StructuredDiffusion": lambda: Subject(StructuredDiffusion(), phrased),
     "Upsampler": lambda: Subject(Upsampler(denoiser("unet"), (16, 16))),
+    "Combined": lambda: Subject(Combined((TIFASelect(), RewardSelect(torch.mean)))),
+    "Correlated": lambda: Subject(noise.Correlated(1.0)),
+    "MeanShift": lambda: Subject(noise.MeanShift(0.5)),
+    "OneMoreStep": one_more_step,
+    "OtherLaw": lambda: Subject(noise.OtherLaw("laplace")),
+    "RewardSelect": lambda: Subject(RewardSelect(torch.mean)),
+    "ScaleShift": lambda: Subject(noise.ScaleShift(1.5)),
+    "SeedBank": lambda: Subject(noise.SeedBank((3, 4))),
+    "SeedStudy": lambda: Subject(SeedStudy(torch.zeros(2, 2, 3, 8, 8), {"score": torch.zeros(2, 2)})),
     "VendiScore": lambda: Subject(VendiScore(FEATURES)),
     "Weighted": lambda: Subject(conditioning.Weighted("a (red:1.5) [circle]")),
     **{

@@ -8,9 +8,12 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from suffuse.core.files import read_json
+from suffuse.loading.sources import BUNDLED
 from suffuse.processes.tables import Table
 from suffuse.world import describe, parse, sample_scenes, vocabulary
-from suffuse.zoo.recipes import digits, flow, text, vae
+from suffuse.zoo.recipes import digits, flow, recipe, text, vae
+from suffuse.zoo.recipes.building import Figure
 from suffuse.zoo.recipes.folder import save_vocabulary
 from suffuse.zoo.recipes.shapes import NormalLogNoise
 
@@ -113,3 +116,15 @@ def test_an_epoch_of_digits_shows_each_picture_once() -> None:
     ids = torch.cat([digits.source(step).ids for step in range(1797 // 64)])
     assert len(ids.unique()) == len(ids)
     assert digits.source(0).cond.branch("null")["label"].eq(digits.NULL).all()
+
+
+@pytest.mark.parametrize("name", ["digits", "reader", "shapes", "shapes-flow"])
+def test_a_recipe_measures_as_the_card_says(name: str) -> None:
+    card, known = read_json(BUNDLED / name / "card.json"), recipe(name)
+    assert {key: card[key] for key in ("summary", "defaults", "protocol")} == {
+        "summary": known.summary,
+        "defaults": known.defaults,
+        "protocol": known.protocol,
+    }
+    assert card["recipe"].startswith(known.build.__module__) and card["training"]["steps"] == known.steps
+    assert all(str(Figure.read(text)) == text for text in card["measured"].values() if "[" in text)

@@ -19,7 +19,7 @@ from suffuse.core.value import flat
 from suffuse.evaluation import statistics
 from suffuse.guidance.cfg import CFG
 from suffuse.processes import VP
-from suffuse.samplers import DDIM, DEIS, OLSS, DPMSolverPP, Quadratic
+from suffuse.samplers import DDIM, DEIS, OLSS, DPMSolverPP, Quadratic, Trailing
 from suffuse.search import Evolution
 from suffuse.testing.analytic import GaussianMixture
 from suffuse.zoo.recipes.digits import CLASSES
@@ -55,7 +55,8 @@ def olss(seed: int) -> Table:
     generator = torch.Generator().manual_seed(seed)
     law = GaussianMixture(torch.randn(MODES, DIMENSION, generator=generator), VP(), std=0.5, kind=X0)
     train, test = (torch.randn(n, DIMENSION, generator=generator, dtype=torch.float64) for n in (TRAIN, TEST))
-    known = _errors("mixture", {"denoiser": law, "x": train}, {"denoiser": law, "x": test}, rows)
+    even = {"denoiser": law, "spacing": Trailing()}
+    known = _errors("mixture", {**even, "x": train}, {**even, "x": test}, rows)
     loaded, texts = mw.model(), mw.captions(2 * CAPTIONS)
     places = [{**mw.place(loaded, part), "guidance": CFG(mw.GUIDANCE)} for part in (texts[CAPTIONS:], texts[:CAPTIONS])]
     shown = _errors("shapes", {**places[0], "noise": seed + 1000}, {**places[1], "noise": seed}, rows)
@@ -76,7 +77,7 @@ def _errors(
     """Squared error of each test sample, by solver, at the better of its spacings, and at the times of OLSS."""
     solver = OLSS.fit(**train, steps=STEPS, fine=FINE)
     end = flat(sample(**test, sampler=DDIM(), steps=FINE).x)
-    spacings = {"even": test.get("spacing"), "quadratic": Quadratic(), "those of OLSS": solver.spacing}
+    spacings = {"even": test["spacing"], "quadratic": Quadratic(), "those of OLSS": solver.spacing}
 
     def squares(name: str, times: str, sampler: Sampler) -> np.ndarray:
         run = sample(**{**test, "spacing": spacings[times]}, sampler=sampler, steps=STEPS)

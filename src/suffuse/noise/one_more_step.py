@@ -109,6 +109,8 @@ class OneMoreStep(Hook):
             raise Refused("OneMoreStep: this run does not start at the last timestep; use spacing=Trailing()")
         cond = step.cond.at(at.t)
         told = cond if self.prompt is None else cond.branch("start")
+        if "text" not in told:
+            raise Refused("OneMoreStep: this model is not told by text; leave it out")
         network = self.network.to(x.device)
         v = network(x, told["text"])
         if self.w != 1.0:
