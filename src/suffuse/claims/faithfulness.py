@@ -51,8 +51,8 @@ def pictures(texts: Sequence[Caption], scale: float, seed: int, patches: Sequenc
 @claim(paper="structured-guidance", expect={"errors / baseline": at_most(0.95)}, budget=420)
 def structured_guidance(seed: int) -> Table:
     """Structured Diffusion Guidance against the same run without it, the 157 validation captions of two objects of two
-    colours, the same noise, DDIM in 10 steps. An error is an object whose shape and colour the reader does not find. The bundled
-    model makes few at its usual scale of 3, so it runs unguided (scale 1), where it makes most.
+    colours, the same noise, DDIM in 10 steps. An error is an object whose shape and colour the reader does not find.
+    The bundled model makes few at its usual scale of 3, so it runs unguided (scale 1), where it makes most.
 
     Binding errors, all shapes and all colours there and yet paired wrongly, are a column of their own.
     """

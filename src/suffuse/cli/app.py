@@ -8,7 +8,21 @@ import typer
 
 from suffuse import __version__
 
-from . import bench, catalogue, claims, docs, edit, environment, generate, interpolate, search, select, world, zoo
+from . import (
+    bench,
+    catalogue,
+    claims,
+    docs,
+    edit,
+    environment,
+    generate,
+    interpolate,
+    search,
+    seeds,
+    select,
+    world,
+    zoo,
+)
 
 app = typer.Typer(
     help="Published ways of running, steering, shrinking, training and explaining diffusion models.",
@@ -48,6 +62,7 @@ for command in (
     environment.env,
 ):
     app.command()(command)
+search.app.command()(seeds.seeds)
 app.add_typer(search.app, name="search")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(docs.app, name="docs")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from suffuse.evaluation.features import Features
 
-app = typer.Typer(help="Find a schedule or a solver for a model, for `suffuse generate`.", no_args_is_help=True)
+app = typer.Typer(help="Find a schedule, a solver or seeds for a model.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")]
 Prompts = Annotated[
