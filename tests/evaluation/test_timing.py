@@ -6,32 +6,43 @@ import pytest
 import torch
 
 from suffuse.core.errors import BadInput
+from suffuse.evaluation import timing
 from suffuse.evaluation.timing import ceiling, operations, paired, seconds_of
 
 
-class Work:
-    """Sleeps; the first call longer."""
+class Clock:
+    """A clock that stands still but for the work done; so no load of the machine changes what is measured."""
 
-    def __init__(self, seconds):
-        self.seconds, self.calls = seconds, 0
+    now = 0.0
+
+
+class Work:
+    """Takes so long on the clock; the first call longer."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds, self.calls = clock, seconds, 0
 
     def __call__(self):
         self.calls += 1
-        time.sleep(self.seconds + (0.05 if self.calls == 1 else 0))
+        self.clock.now += self.seconds + (0.05 if self.calls == 1 else 0)
 
 
-def test_the_ratio_is_of_warm_pairs_and_the_cold_call_is_apart():
-    slow, fast = Work(0.004), Work(0.002)
+def test_the_ratio_is_of_warm_pairs_and_the_cold_call_is_apart(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    slow, fast = Work(clock, 0.004), Work(clock, 0.002)
     found = paired(slow, fast, rounds=8, seconds=0.004)
-    assert 1.5 < found.ratio.mean < 2.4 and found.ratio.interval[0] <= found.ratio.mean <= found.ratio.interval[1]
+    assert found.ratio.mean == pytest.approx(2.0) and found.ratio.interval == pytest.approx((2.0, 2.0))
     assert found.ratio.n == len(found.subject) == len(found.baseline) == 8
     assert min(found.cold) > 0.05 > max(found.medians)
     assert slow.calls == 2 + 8 and fast.calls == 2 + 8 * 2
     assert "8 pairs" in str(found)
 
 
-def test_seconds_of_a_call_are_over_repeats():
-    assert 0.002 <= seconds_of(lambda: time.sleep(0.002), 3) < 0.02
+def test_seconds_of_a_call_are_over_repeats(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    assert seconds_of(Work(clock, 0.002), 3) == pytest.approx(0.002 + 0.05 / 3)
 
 
 def test_operations_are_counted_and_the_ceiling_is_a_speed():
