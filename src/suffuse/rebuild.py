@@ -60,7 +60,7 @@ def replay(
     _same(path, "mask", recipe, None if mask_image is None else hash_of(mask_tensor(mask_image, (height, width))))
     patches = [*map(parse, recipe.get("patches", ())), *patches]
     if recipe.get("task") == "edit":
-        return _edit(recipe, model.with_(*patches), image)
+        return _edit(recipe, model.with_(*patches), image, mask_image)
     return model.generate(
         read_prompt(recipe.get("prompt")),
         negative_prompt=read_prompt(recipe.get("negative_prompt")),
@@ -81,14 +81,17 @@ def replay(
     )
 
 
-def _edit(recipe: Mapping[str, Any], model: Model, image: Picture | None) -> Edits:
+def _edit(recipe: Mapping[str, Any], model: Model, image: Picture | None, mask: Picture | None) -> Edits:
     assert image is not None  # the recipe of an edit has its hash
     return model.edit(
         image,
         read_prompt(recipe["source"]),
         read_prompt(recipe["target"]),
-        inverter=parse(recipe["inverter"]),
-        editors=[parse(editor) for editor in recipe.get("editors", ())],
+        inversion=parse(recipe["inversion"]),
+        editor=[parse(editor) for editor in recipe.get("editor", ())],
+        mask=mask,
+        points=recipe.get("points"),
+        spacing=parse(recipe["spacing"]) if "spacing" in recipe else None,
         steps=recipe["steps"],
         guidance=parse(recipe["guidance"]),
         sampler=parse(recipe["sampler"]),

@@ -18,25 +18,27 @@ def circle(suffuse, tmp_path):
 
 
 def test_an_edit_is_made_again(suffuse, circle):
-    edit = ("edit", circle, "a red circle", "a blue circle", "--steps", 3)
+    edit = ("edit", circle, "--from", "a red circle", "--to", "a blue circle", "--steps", 3)
     status, printed, said = suffuse(*edit, "--editor", "PromptToPrompt(self_replace=0.4)", "--json")
     assert status == 0, said
     found = json.loads(printed)
     file = circle.with_name("circle-edit.png")
     assert found["file"] == str(file) and Image.open(file).size == (64, 64) and found["evaluations"] == 3 * 4
     recipe = recipe_of(file)
-    assert recipe["editors"] == ["PromptToPrompt(self_replace=0.4)"] and recipe["inverter"] == "DirectInversion()"
+    assert recipe["editor"] == ["PromptToPrompt(self_replace=0.4)"] and recipe["inversion"] == "DirectInversion()"
     status, printed, said = suffuse("replay", file, "--image", circle, "--json")
     assert status == 0 and json.loads(printed)[0]["largest difference of 255"] <= 1, said
     assert suffuse("replay", file)[0] == 2  # without the picture that it is an edit of
 
 
 def test_what_cannot_be_edited_is_one_line(suffuse, circle):
-    edit = ("edit", circle, "a red circle", "a blue circle", "--steps", 2)
+    edit = ("edit", circle, "--from", "a red circle", "--to", "a blue circle", "--steps", 2)
     for more, message in (
         (("--editor", "PromptToPromp()"), "did you mean PromptToPrompt"),
-        (("--inverter", "CFG(3)"), "CFG"),
-        (("--editor", "CFG(3)"), "CFG"),
+        (("--inversion", "CFG(3)"), "CFG"),
+        (("--drag", "1,2"), "give x0,y0:x1,y1"),
+        (("--drag", "1,2:3,4"), "makes use of it"),
+        (("--editor", "DDIM()"), "DDIM"),
     ):
         status, _, said = suffuse(*edit, *more)
         assert status == 2 and said.count("\n") == 1 and message in said

@@ -268,7 +268,6 @@ def test_inversion_leads_back(tmp_path: Path, picture: Image.Image) -> None:
     for steps in (5, 20):
         how: dict[str, Any] = {"steps": steps, "guidance": 1.0, "spacing": Trailing()}
         noise = model.invert(picture, PROMPTS[0], **how)
-        assert noise.nfe.tolist() == [steps]
         back = model.generate(PROMPTS[0], latents=noise.x, sampler=DDIM(), **how).latents
         errors.append(((back - z).norm() / z.norm()).item())
     assert errors[0] < 0.5 and errors[1] < errors[0] / 2.5, errors

@@ -41,10 +41,10 @@ HOMES = {  # on which fixtures each kind of editor runs
 WHERE = [(name, editor) for editor in EDITORS for name in HOMES[type(editor)]]
 
 
-def run(name, *editors, inverter=DirectInversion(), guidance=CFG(3.0), same=False):
+def run(name, *editors, inversion=DirectInversion(), guidance=CFG(3.0), same=False):
     a, b = prompts(name, same=same)
     p = plan(name, guidance)
-    return decode(p, inverter.encode(p, pictures(name), a), a, b, editors)
+    return decode(p, inversion.encode(p, pictures(name), a), a, b, editors)
 
 
 def observed(name, *editors):
@@ -72,7 +72,7 @@ def test_an_edit_changes_the_target_and_leaves_the_source(name, editor):
 @pytest.mark.parametrize("inverter", [DDIMInversion(), SDEdit(0.6)])
 @pytest.mark.parametrize("editor", EDITORS)
 def test_every_editor_runs_with_every_inverter(inverter, editor):
-    out = run("unet", editor, inverter=inverter)
+    out = run("unet", editor, inversion=inverter)
     assert torch.isfinite(out.target).all() and not close(out.target, out.source, 1e-3)
 
 

@@ -14,6 +14,7 @@ from suffuse.editing import DirectInversion, LocalBlend, MasaCtrl, PromptToPromp
 from suffuse.guidance import CFG
 from suffuse.images import to_tensor
 from suffuse.loading.pipelines import assemble
+from suffuse.samplers import DDIM
 from suffuse.testing import pipelines
 
 
@@ -44,15 +45,15 @@ def test_a_picture_is_edited_and_reconstructed():
 
 def test_the_prompts_words_are_found_by_the_models_own_tokenizer():
     """A blend of the only changed word, from the tokenizer's spans, is not the plain edit."""
-    plain, blended = changed(), changed(editors=[PromptToPrompt(), LocalBlend(threshold=0.99)])
+    plain, blended = changed(), changed(editor=[PromptToPrompt(), LocalBlend(threshold=0.99)])
     assert not torch.equal(plain.decoded.target, blended.decoded.target)
 
 
 def test_a_code_edits_again_without_the_picture():
     first = changed()
-    again = edit(model(), None, "a red circle", "a blue circle", inverter=first.code, steps=4, guidance=3.0)
+    again = edit(model(), None, "a red circle", "a blue circle", inversion=first.code, steps=4, guidance=3.0)
     assert torch.equal(again.decoded.target, first.decoded.target)
-    other = edit(model(), None, "a red circle", "a blue square", inverter=first.code, steps=4, guidance=5.0)
+    other = edit(model(), None, "a red circle", "a blue square", inversion=first.code, steps=4, guidance=5.0)
     assert torch.allclose(other.decoded.source, first.decoded.source, atol=1e-5)
 
 
@@ -73,7 +74,7 @@ def test_files_and_pil_images_go_in(tmp_path):
 @pytest.mark.parametrize("kind", ["stable_diffusion_3", "flux"])
 def test_masactrl_on_flow_models(kind):
     editors = [MasaCtrl(0.0, 0.0)]
-    out = edit(model(kind), picture(), "a red circle", "a red square", steps=3, guidance=3.0, editors=editors)
+    out = edit(model(kind), picture(), "a red circle", "a red square", steps=3, guidance=3.0, editor=editors)
     x0 = model(kind).encode(picture())
     assert float((out.decoded.source - x0).abs().max()) < 1e-5
     assert torch.isfinite(out.decoded.target).all() and not torch.allclose(out.decoded.target, x0, atol=1e-2)
@@ -81,17 +82,17 @@ def test_masactrl_on_flow_models(kind):
 
 def test_seeds_matter_to_sdedit_alone():
     assert torch.equal(changed(seed=1).decoded.target, changed(seed=2).decoded.target)
-    assert not torch.equal(*(changed(inverter=SDEdit(0.5), seed=s).decoded.target for s in (1, 2)))
+    assert not torch.equal(*(changed(inversion=SDEdit(0.5), seed=s).decoded.target for s in (1, 2)))
 
 
 def test_the_models_own_method_and_prompt_values():
     """The method is the function; a prompt that changes from the first step on is what it changes to."""
     words = ("a red circle", "a blue circle")
-    by_method = model().edit(picture(), *words, steps=3, guidance=3.0, editors=[])
-    by_function = edit(model(), picture(), *words, steps=3, guidance=3.0, editors=())
+    by_method = model().edit(picture(), *words, steps=3, guidance=3.0, editor=[])
+    by_function = edit(model(), picture(), *words, steps=3, guidance=3.0, editor=())
     assert torch.equal(by_method.decoded.target, by_function.decoded.target)
     said = [Weighted(words[0]), Switch("a", words[1], when=0.0)]
-    again = model().edit(picture(), *said, steps=3, guidance=3.0, editors=[], negative_prompt=Switch("", "a", 1.0))
+    again = model().edit(picture(), *said, steps=3, guidance=3.0, editor=[], negative_prompt=Switch("", "a", 1.0))
     assert torch.allclose(again.decoded.target, by_method.decoded.target, atol=1e-5)
     assert again.recipes[0]["source"] == {"expression": "Weighted(text='a red circle')"}
     other = model().edit(picture(), words[0], Switch(*words), steps=3, guidance=3.0)
@@ -105,7 +106,7 @@ def test_edits_are_saved_with_their_recipes(tmp_path):
     assert torch.allclose(again.decoded.target, out.decoded.target[1:], atol=1e-3)
     with pytest.raises(BadInput, match="this is not the one"):
         suffuse.replay(files[1], model=model(), image=picture(0))
-    assert edit(model(), None, "a", "b", inverter=out.code[:1], steps=2).recipes[0]["lost"] == ["inverter: Code"]
+    assert edit(model(), None, "a", "b", inversion=out.code[:1], steps=2).recipes[0]["lost"] == ["inversion: Code"]
 
 
 def test_an_edit_direction_is_a_difference_of_prompts():
@@ -120,13 +121,18 @@ def test_arguments_that_do_not_match():
     with pytest.raises(BadInput, match="give pictures with an inverter, or None with a code"):
         edit(model(), None, "a red circle", "a blue circle")
     with pytest.raises(BadInput, match="give pictures with an inverter, or None with a code"):
-        changed(inverter=changed(steps=1).code)
-    for more in ({"inverter": CFG(3.0)}, {"editors": [CFG(3.0)]}, {"sampler": DirectInversion()}):
+        changed(inversion=changed(steps=1).code)
+    for more in ({"inversion": CFG(3.0)}, {"editor": [DDIM()]}, {"sampler": DirectInversion()}):
         with pytest.raises(BadInput, match="is no"):
             changed(**more)
     with pytest.raises(Refused, match="fitted for times"):
-        edit(model(), None, "a red circle", "a blue circle", inverter=changed(steps=2).code, steps=3)
+        edit(model(), None, "a red circle", "a blue circle", inversion=changed(steps=2).code, steps=3)
     with pytest.raises(Refused, match="no cross-attention"):
         edit(
-            model("stable_diffusion_3"), picture(), "a red circle", "a blue circle", steps=2, inverter=DirectInversion()
+            model("stable_diffusion_3"),
+            picture(),
+            "a red circle",
+            "a blue circle",
+            steps=2,
+            inversion=DirectInversion(),
         )

@@ -101,6 +101,6 @@ class _Arm:
 def _run(loaded: Model, cases: Sequence[EditCase], inverter: Inverter) -> _Arm:
     images = torch.stack([c.image for c in cases])
     prompts = [c.source for c in cases], [c.target for c in cases]
-    made = edit(loaded, images, *prompts, inverter=inverter, editors=EDITORS, steps=STEPS, guidance=mw.GUIDANCE)
+    made = edit(loaded, images, *prompts, inversion=inverter, editor=EDITORS, steps=STEPS, guidance=mw.GUIDANCE)
     found, x0 = made.decoded, loaded.encode(images)
     return _Arm(loaded.decode(found.target).clamp(-1, 1), float((found.source - x0).abs().max()))

@@ -15,13 +15,13 @@ from .progress import Bar
 
 def edit(
     picture: Annotated[Path, typer.Argument(help="Picture to change.")],
-    source: Annotated[str, typer.Argument(help="What it shows.")],
-    target: Annotated[str, typer.Argument(help="What it is to show.")],
+    source: Annotated[str, typer.Option("--from", help="What it shows.")],
+    target: Annotated[str, typer.Option("--to", help="What it is to show.")],
     model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="PNG file; by default NAME-edit.png beside the picture.")
     ] = None,
-    inverter: Annotated[
+    inversion: Annotated[
         str, typer.Option(help="How the picture is found in the model, such as 'NullText()' or 'SDEdit(0.5)'.")
     ] = "DirectInversion()",
     editor: Annotated[
@@ -30,11 +30,15 @@ def edit(
             "--editor", help="What keeps the rest, such as 'MasaCtrl()'; may be given again. Default PromptToPrompt()."
         ),
     ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Picture that is white in the region in question.")] = None,
+    drag: Annotated[
+        list[str] | None, typer.Option(help="x0,y0:x1,y1 in pixels: what is to move, and where; may be given again.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the inversion and of the edit.")] = 50,
     guidance: Annotated[str | None, typer.Option(help="Scale or expression; by default the model's.")] = None,
     sampler: Annotated[str, typer.Option(help="Expression.")] = "DDIM()",
     negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed; matters to inverters and samplers that draw noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; matters to inversions and samplers that draw noise.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Change a picture from what one prompt says to what another says, and keep the rest.
@@ -44,15 +48,15 @@ def edit(
     from suffuse import load
     from suffuse.conditioning.prompts import read_prompt
 
-    chosen = plugin(inverter), [plugin(e) for e in editor or ("PromptToPrompt()",)], plugin(sampler)
+    chosen = plugin(inversion), [plugin(e) for e in editor or ("PromptToPrompt()",)], plugin(sampler)
     words = [read_prompt(text) for text in (source, target)]
     loaded = load(model)
     started = time.perf_counter()
     with Bar(as_json) as bar:
         edits = loaded.edit(
-            picture, *words, inverter=chosen[0], editors=chosen[1], sampler=chosen[2], steps=steps, seed=seed,
-            guidance=guidance_of(guidance), negative_prompt=read_prompt(negative) if negative else None,
-            progress=bar.advance,
+            picture, *words, inversion=chosen[0], editor=chosen[1], sampler=chosen[2], steps=steps, seed=seed,
+            mask=mask, points=[_drag(d) for d in drag] if drag else None, guidance=guidance_of(guidance),
+            negative_prompt=read_prompt(negative) if negative else None, progress=bar.advance,
         )  # fmt: skip
     seconds = time.perf_counter() - started
     (file,) = edits.save(output or picture.with_name(f"{picture.stem}-edit.png"))
@@ -61,3 +65,15 @@ def edit(
         show_json({"file": str(file), "seconds": seconds, "evaluations": spent, "recipe": edits.recipes[0]})
         return
     print(f"{file}\n{seconds:.2f} s, {spent} network evaluations besides the inversion")
+
+
+def _drag(text: str) -> list[float]:
+    """[x0, y0, x1, y1] of "x0,y0:x1,y1"."""
+    from suffuse.core.errors import BadInput
+
+    try:
+        start, end = text.split(":")
+        (x0, y0), (x1, y1) = (map(float, place.split(",")) for place in (start, end))
+    except ValueError:
+        raise BadInput(f"--drag {text}: give x0,y0:x1,y1 in pixels, such as 20,30:40,30") from None
+    return [x0, y0, x1, y1]

@@ -76,4 +76,3 @@ def sha256(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing; restore it or write it again") from error
-

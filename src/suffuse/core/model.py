@@ -18,7 +18,6 @@ from .codec import Codec
 from .cond import Cond
 from .conditioner import Conditioner, Size
 from .denoiser import Denoiser, Network, View
-from .engine import Result, Run, sample
 from .errors import BadInput
 from .fingerprint import fingerprint, version
 from .generation import Generation, Images, Source
@@ -30,7 +29,6 @@ from .step import Guidance, Hook, Sampler, Step
 
 if TYPE_CHECKING:
     from ..editing.code import Code
-    from ..editing.inverter import Inverter
     from ..editing.task import Edits
 
 
@@ -167,72 +165,29 @@ class Model:
         others = {k: p for part in plugged for k, p in part.prompts().items()}
         return self.conditioner.encode(prompts, negatives, others=others, phrases=phrases if asks else (), **how)
 
-    @torch.no_grad()
     def invert(
-        self,
-        image: Picture | Sequence[Picture],
-        prompt: Prompt | Sequence[Prompt] | None = None,
-        *,
-        steps: int | None = None,
-        guidance: Guidance | float = 1.0,
-        spacing: Spacing | None = None,
-        save: Callable[[Run], Any] | None = None,
-        progress: Callable[[Step], None] | None = None,
-    ) -> Result:
-        """The noise that a picture came from: DDIM along the grid in reverse.
+        self, image: Picture | Sequence[Picture], prompt: Prompt | Sequence[Prompt] | None = None, **settings: Any
+    ) -> Code:
+        """Find pictures in the model: `suffuse.editing.invert` on it, with DDIM inversion unless told otherwise.
 
-        `model.generate(prompt, latents=result.x, steps=..., sampler=DDIM(), guidance=...)` leads back.
-
-        Args:
-            image: one, or one for each prompt.
-            prompt: what it shows.
-            steps, guidance, spacing: of the inversion; without guidance it is most exact.
-            save: called with every state on the way; its results are `result.saved`.
-            progress: called with each step before it is made.
+        `edit` decodes the code, and `generate(prompt, latents=code.x, sampler=DDIM(), guidance=1.0, steps=...)` leads
+        back from it.
         """
-        x0 = self.encode(to_tensor(image))
-        prompts = spread("prompt", listed(prompt), len(x0))
-        spacing = spacing or self.defaults.spacing
-        grid = spacing.grid(self.denoiser.process, whole("steps", steps or self.defaults.steps), tuple(x0.shape[1:]))
-        size = (x0.shape[-2] * self.codec.space.factor, x0.shape[-1] * self.codec.space.factor)
-        return sample(
-            self.denoiser,
-            x0,
-            sampler=self.defaults.inversion,
-            grid=grid.reversed(),
-            cond=self.condition(prompts, size=size, grid=grid),
-            guidance=self._guidance(guidance),
-            setting=self.setting(tuple(x0.shape[1:])),
-            save=save,
-            progress=progress,
-        )
+        from ..editing.task import invert
+
+        return invert(self, image, prompt, **settings)
 
     def edit(
         self,
         image: Picture | Sequence[Picture] | None,
         source: Prompt | Sequence[Prompt],
         target: Prompt | Sequence[Prompt],
-        *,
-        inverter: Inverter | Code | None = None,
-        editors: Sequence[Any] | None = None,
-        steps: int = 50,
-        guidance: Guidance | float | None = None,
-        sampler: Sampler | None = None,
-        negative_prompt: Prompt | None = None,
-        seed: int = 0,
-        progress: Callable[[Step], None] | None = None,
+        **settings: Any,
     ) -> Edits:
-        """Change pictures from what one prompt says to what another says: `suffuse.editing.edit` on this model.
-
-        None stands for that function's own default: `DirectInversion()`, `[PromptToPrompt()]`, `DDIM()`.
-        """
+        """Change pictures from what one prompt says to what another says: `suffuse.editing.edit` on this model."""
         from ..editing.task import edit
 
-        given: dict[str, Any] = {"inverter": inverter, "editors": editors, "sampler": sampler}
-        return edit(
-            self, image, source, target, steps=steps, guidance=guidance, negative_prompt=negative_prompt, seed=seed,
-            progress=progress, **{k: v for k, v in given.items() if v is not None},
-        )  # fmt: skip
+        return edit(self, image, source, target, **settings)
 
     @torch.no_grad()
     def encode(self, image: Picture | Sequence[Picture]) -> Tensor:

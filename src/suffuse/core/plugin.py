@@ -71,6 +71,9 @@ class Plugin:
 
     needs: ClassVar[Needs] = Needs.NOTHING
 
+    places: ClassVar[tuple[str, ...]] = ()
+    """What it can use of the places that a user points at in an edit: "mask", "points"; see `editing.branches`."""
+
     @property
     def bare(self) -> tuple[Plugin, ...]:
         """The plug-ins that it is made of, without chains, windows and parameters around them; most often itself."""

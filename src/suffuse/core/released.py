@@ -20,7 +20,6 @@ class Defaults:
         guide: the guidance that a number means, such as `CFG`.
         size: height and width in pixels.
         multiple: both must be divisible by it.
-        inversion: sampler that turns pictures into noise.
         inpainting: hook that keeps a part of the picture, reading `cond.alt["known"]`; None where the network itself
             takes the mask and the picture.
     """
@@ -32,7 +31,6 @@ class Defaults:
     guide: Callable[[float], Guidance]
     size: Size
     multiple: int
-    inversion: Sampler
     inpainting: Hook | None
 
 

@@ -17,7 +17,8 @@ from ..core.errors import BadInput, Refused
 from ..core.memory import Row, rows_of
 from ..core.site import Site, Sites
 
-PAIR = "pair"
+PAIR, PLACE = "pair", "place"
+"""Alternatives of the condition: what is the source of what, and what the user points at."""
 
 Pairs = tuple[list[int], list[int]]
 """Rows of targets, and for each the row of its source."""
@@ -36,6 +37,17 @@ def branches(source: Cond, target: Cond, rows: int) -> Cond:
         )
     own = torch.arange(rows).repeat(2)
     return Cond.cat([source, target]).with_alt(**{PAIR: Cond({"source": own})})
+
+
+def place(cond: Cond, name: str, what: object) -> Tensor:
+    """What the user points at: "mask" (B, 1, H, W), 1 in the region, or "points" (B, P, 4), x0, y0, x1, y1 of drags.
+
+    Both are in pixels of the picture, whatever the grid of states is.
+    """
+    given = cond.alt.get(PLACE, Cond())
+    if name not in given:
+        raise BadInput(f"{what}: needs to know where; give {name} to `suffuse.editing.edit`")
+    return given[name]
 
 
 def match(rows: Sequence[Row], source: Sequence[int]) -> Pairs:

@@ -31,6 +31,7 @@ class Code:
         t: time of the grid that they belong to, 1 for noise.
         inverter: what made it and what decodes it.
         made_for: the run that it fits; `Inverter.fits` says in which respects.
+        target: (B, ...) states from which the edit starts, where it does not start from `x` as its source does.
         extras: name -> (B, ...) what decoding needs beside the start; hooks find it in `cond.alt["code"]`.
     """
 
@@ -38,10 +39,12 @@ class Code:
     t: float
     inverter: Inverter
     made_for: Setting
+    target: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, rows: Any) -> Code:
-        return replace(self, x=self.x[rows], extras={k: v[rows] for k, v in self.extras.items()})
+        target = None if self.target is None else self.target[rows]
+        return replace(self, x=self.x[rows], target=target, extras={k: v[rows] for k, v in self.extras.items()})
 
     def check(self, setting: Setting) -> None:
         """Raise `Refused` where a run is not the one that this code fits."""
@@ -54,6 +57,8 @@ class Code:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a safetensors file, whole or not at all, that says what it was made for."""
         tensors = {"x": self.x, **{f"extras.{k}": v for k, v in self.extras.items()}}
+        if self.target is not None:
+            tensors["target"] = self.target
         about = {"inverter": unparse(self.inverter), "t": self.t, "made_for": asdict(self.made_for)}
         content = save({k: v.contiguous() for k, v in tensors.items()}, {"code": json.dumps(about)})
         return atomic_write(path, content)
@@ -72,7 +77,8 @@ class Code:
             place = about["made_for"]
             made_for = Setting(**{**place, "times": tuple(place["times"]), "shape": tuple(place["shape"])})
             inverter = parse(about["inverter"], Inverter)  # type: ignore[type-abstract]
-            extras = {k.removeprefix("extras."): v for k, v in tensors.items() if k != "x"}
-            return cls(tensors["x"], about["t"], inverter, made_for, extras)
+            x, target = tensors.pop("x"), tensors.pop("target", None)
+            extras = {k.removeprefix("extras."): v for k, v in tensors.items()}
+            return cls(x, about["t"], inverter, made_for, target, extras)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, SuffuseError) as error:
             raise Damaged(f"{path}: not a code of an inversion ({error}); invert the picture again") from error

@@ -58,7 +58,7 @@ class DDIMInversion(Inverter):
         strength: share of the steps that are inverted, 0 to 1.
 
     Example:
-        >>> edit(model, image, "a red circle", "a blue circle", inverter=DDIMInversion())
+        >>> edit(model, image, "a red circle", "a blue circle", inversion=DDIMInversion())
 
     Reference: Song et al., Denoising Diffusion Implicit Models, 2010.02502.
     """

@@ -36,7 +36,7 @@ class DirectInversion(Inverter, Hook):
         BadInput: numbers out of range.
 
     Example:
-        >>> edit(model, image, "a red circle", "a blue circle", inverter=DirectInversion())
+        >>> edit(model, image, "a red circle", "a blue circle", inversion=DirectInversion())
 
     Reference: Ju et al., Direct Inversion: Boosting Diffusion-based Editing with 3 Lines of Code, 2310.01506.
 
@@ -59,7 +59,7 @@ class DirectInversion(Inverter, Hook):
     def encode(self, plan: Plan, x0: Tensor, cond: Cond) -> Code:
         first = plan.first(self.strength, self)
         path = pivots(plan, x0, cond, self.w, first)
-        return Code(path[:, 0], plan.grid.node(first).item(), self, plan.place, {"pivots": path})
+        return Code(path[:, 0], plan.grid.node(first).item(), self, plan.place, extras={"pivots": path})
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         z = step(x, at)

@@ -35,7 +35,7 @@ class LocalBlend(Hook):
         most: maps of more places than this are not used; of the others, those on the finest grid are.
 
     Example:
-        >>> edit(model, image, "a red circle", "a blue circle", editors=[PromptToPrompt(), LocalBlend(("circle",))])
+        >>> edit(model, image, "a red circle", "a blue circle", editor=[PromptToPrompt(), LocalBlend(("circle",))])
 
     Reference: Hertz et al., Prompt-to-Prompt Image Editing with Cross Attention Control, 2208.01626.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from ..core.cond import Cond
 from ..core.engine import Start, sample
 from ..core.patch import Adapter, Patch
-from ..core.step import Hook, Step
+from ..core.step import Guidance, Hook, Step
 from .branches import branches
 from .code import Code
 from .inverter import Plan
@@ -47,7 +49,8 @@ def decode(
         plan: how to run; it must be one that the code fits.
         code: B pictures.
         source, target: what they show and what they are to show, B rows each.
-        editors: patches and hooks that act between the branches; hooks see states that the inverter has corrected.
+        editors: patches, hooks and guidances that act between the branches, the outermost first; hooks see states that
+            the inverter has corrected.
         progress: called with each step before it is made.
 
     Raises:
@@ -56,10 +59,11 @@ def decode(
     """
     code.check(plan.place)
     rows = len(code.x)
+    guidance = reduce(operator.or_, [*(e for e in editors if isinstance(e, Guidance)), plan.guidance])
     run = sample(
-        plan.denoiser, Start.exactly(torch.cat([code.x, code.x]), code.t),
+        plan.denoiser, Start.exactly(torch.cat([code.x, code.x if code.target is None else code.target]), code.t),
         sampler=plan.sampler, grid=plan.grid, cond=code.beside(branches(source, target, rows)),
-        guidance=plan.guidance, noise=plan.noise, setting=plan.setting, progress=progress,
+        guidance=guidance, noise=plan.noise, setting=plan.setting, progress=progress,
         patches=[e for e in editors if isinstance(e, (Patch, Adapter))],
         hooks=[*(e for e in editors if isinstance(e, Hook)), *code.inverter.hooks],
     )  # fmt: skip

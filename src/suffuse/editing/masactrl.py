@@ -32,7 +32,7 @@ class MasaCtrl(Patch):
         BadInput: numbers out of range. Refused: a network without self-attention.
 
     Example:
-        >>> edit(model, image, "a red circle", "a red square", editors=[MasaCtrl()])
+        >>> edit(model, image, "a red circle", "a red square", editor=[MasaCtrl()])
 
     Reference: Cao et al., MasaCtrl: Tuning-Free Mutual Self-Attention Control, 2304.08465.
 

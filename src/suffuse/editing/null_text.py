@@ -42,7 +42,7 @@ class NullText(Inverter, Hook):
         Refused: decoding under another guidance than CFG, or without an unconditional text.
 
     Example:
-        >>> edit(model, image, "a red circle", "a blue circle", inverter=NullText())
+        >>> edit(model, image, "a red circle", "a blue circle", inversion=NullText())
 
     Reference: Mokady et al., Null-text Inversion for Editing Real Images using Guided Diffusion Models, 2211.09794.
     """
@@ -67,7 +67,7 @@ class NullText(Inverter, Hook):
             guidance=fit, noise=plan.noise, setting=plan.setting, cond=cond.with_alt(code=Cond({"pivots": path})),
         )  # fmt: skip
         nulls = {k: torch.stack([step[k] for step in fit.found], 1) for k in fit.found[0]}
-        return Code(path[:, 0], plan.grid.node(0).item(), self, plan.place, nulls)
+        return Code(path[:, 0], plan.grid.node(0).item(), self, plan.place, extras=nulls)
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         if "code" not in step.cond.alt:

@@ -27,7 +27,7 @@ class Pix2PixZero(Hook):
         most: maps of more places than this are not compared.
 
     Example:
-        >>> edit(model, image, "a cat", "a dog", editors=[Pix2PixZero()])
+        >>> edit(model, image, "a cat", "a dog", editor=[Pix2PixZero()])
 
     Reference: Parmar et al., Zero-shot Image-to-Image Translation, 2302.03027.
 

@@ -31,7 +31,7 @@ class PlugAndPlay(Patch):
         BadInput: numbers out of range. Refused: a network without self-attention.
 
     Example:
-        >>> edit(model, image, "a red circle", "a striped red circle", editors=[PlugAndPlay()])
+        >>> edit(model, image, "a red circle", "a striped red circle", editor=[PlugAndPlay()])
 
     Reference: Tumanyan et al., Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation, 2211.12572.
 

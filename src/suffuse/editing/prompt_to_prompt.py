@@ -38,7 +38,7 @@ class PromptToPrompt(Patch):
         Refused: a network without cross-attention, or a condition that does not know its words.
 
     Example:
-        >>> edit(model, image, "a red circle", "a blue circle", editors=[PromptToPrompt()])
+        >>> edit(model, image, "a red circle", "a blue circle", editor=[PromptToPrompt()])
 
     Reference: Hertz et al., Prompt-to-Prompt Image Editing with Cross Attention Control, 2208.01626.
 
@@ -92,7 +92,7 @@ class Reweight(Patch):
         w: factor; 1 changes nothing, negative values turn the word around.
 
     Example:
-        >>> edit(model, image, "a red circle", "a blue circle", editors=[PromptToPrompt(), Reweight("blue", 2.0)])
+        >>> edit(model, image, "a red circle", "a blue circle", editor=[PromptToPrompt(), Reweight("blue", 2.0)])
 
     Reference: Hertz et al., Prompt-to-Prompt Image Editing with Cross Attention Control, 2208.01626.
     """

@@ -21,7 +21,7 @@ class SDEdit(Inverter):
         strength: 0 keeps the picture, 1 forgets all of it but the trace that the last noise level leaves.
 
     Example:
-        >>> edit(model, image, "a red circle", "a blue circle", inverter=SDEdit(0.6))
+        >>> edit(model, image, "a red circle", "a blue circle", inversion=SDEdit(0.6))
 
     Reference: Meng et al., SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations,
     2108.01073.

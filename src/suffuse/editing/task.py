@@ -1,4 +1,4 @@
-"""Editing a picture by two prompts."""
+"""Pictures found in a model, and changed by two prompts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ..core.arguments import listed
+from ..core.arguments import fitting, listed, spread
+from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.grid import Spacing
 from ..core.model import Model
 from ..core.noise import Keyed
 from ..core.patch import Adapter, Patch
@@ -20,9 +23,11 @@ from ..core.plugin import Prompt
 from ..core.recipe import Recipe, hash_of, of_picture, recipe
 from ..core.registry import method
 from ..core.step import Guidance, Hook, Sampler, Step
-from ..images import Picture, save_pngs, to_pil, to_tensor
+from ..images import Picture, mask_tensor, save_pngs, to_pil, to_tensor
 from ..samplers.ancestral import DDIM
+from .branches import PLACE
 from .code import Code
+from .ddim_inversion import DDIMInversion
 from .direct_inversion import DirectInversion
 from .inverter import Inverter, Plan
 from .lockstep import Decoded, decode
@@ -36,7 +41,7 @@ class Edits:
     Attributes:
         images: the edits, PIL images.
         reconstructions: what the source branch made of the pictures.
-        code: of the pictures; give it to `edit` in place of an inverter for another edit.
+        code: of the pictures; give it to `edit` as `inversion`, without pictures, for another edit.
         decoded: the states behind both, and the evaluations spent.
         recipes: what rebuilds each.
     """
@@ -52,6 +57,41 @@ class Edits:
         return save_pngs(self.images, path, self.recipes)
 
 
+@torch.no_grad()
+def invert(
+    model: Model,
+    image: Picture | Sequence[Picture],
+    prompt: Prompt | Sequence[Prompt] | None = None,
+    *,
+    inversion: Inverter = DDIMInversion(),
+    steps: int = 50,
+    guidance: Guidance | float | None = None,
+    sampler: Sampler = DDIM(),
+    spacing: Spacing | None = None,
+    negative_prompt: Prompt | None = None,
+    seed: int = 0,
+) -> Code:
+    """Find pictures in the model: the code from which `edit` decodes, as often as one likes.
+
+    Args:
+        model: a loaded model.
+        image: one, or one for each prompt.
+        prompt: what they show.
+        inversion: the method.
+        steps, guidance, sampler, spacing, negative_prompt, seed: of the decoding that the code is meant for.
+
+    Example:
+        >>> code = invert(model, "circle.png", "a red circle")
+        >>> edit(model, None, "a red circle", "a blue circle", inversion=code).images[0]
+        >>> model.generate("a red circle", latents=code.x, sampler=DDIM(), steps=50, guidance=1.0)
+    """
+    _check("inversion", inversion, (Inverter,), "DDIMInversion()")
+    x0 = model.encode(to_tensor(image))
+    plan, size = _plan(model, x0, steps, guidance, sampler, spacing, seed)
+    prompts = spread("prompt", listed(prompt), len(x0))
+    return inversion.encode(plan, x0, model.condition(prompts, negative_prompt, size=size, grid=plan.grid))
+
+
 @method(tags=("editing",))
 @torch.no_grad()
 def edit(
@@ -60,27 +100,33 @@ def edit(
     source: Prompt | Sequence[Prompt],
     target: Prompt | Sequence[Prompt],
     *,
-    inverter: Inverter | Code = DirectInversion(),
-    editors: Sequence[Any] = (PromptToPrompt(),),
+    inversion: Inverter | Code = DirectInversion(),
+    editor: Any = (PromptToPrompt(),),
+    mask: Picture | Sequence[Picture] | None = None,
+    points: Sequence[Sequence[float]] | None = None,
     steps: int = 50,
     guidance: Guidance | float | None = None,
     sampler: Sampler = DDIM(),
+    spacing: Spacing | None = None,
     negative_prompt: Prompt | None = None,
     seed: int = 0,
     progress: Callable[[Step], None] | None = None,
 ) -> Edits:
     """Change pictures from what one prompt says to what another says.
 
-    An inverter finds the pictures in the model; then source and target branch are decoded side by side, and editors
+    An inversion finds the pictures in the model; then source and target branch are decoded side by side, and editors
     carry attention and features from one to the other.
 
     Args:
         model: a loaded model.
         image: pictures, one for each prompt; None with a code.
         source, target: what they show, and what they are to show.
-        inverter: how they are found, or a code that was found before.
-        editors: patches and hooks between the branches; () is none.
-        steps, guidance, sampler, seed: of the run; `guidance` is one, or its scale; default the model's.
+        inversion: how they are found, or a code that was found before.
+        editor: one or several patches, hooks and guidances between the branches, the outermost first; () is none.
+        mask: the region in question, white, for editors and inversions that ask for one; one for all or one each.
+        points: drags (x0, y0, x1, y1) in pixels from the left upper corner, for editors and inversions that ask for
+            them; all pictures share them.
+        steps, guidance, sampler, spacing, seed: of the run; `guidance` is one, or its scale; default the model's.
         negative_prompt: what guidance leads away from, in both branches.
         progress: called with each step of decoding before it is made.
 
@@ -90,51 +136,87 @@ def edit(
     Example:
         >>> edit(model, "circle.png", "a red circle", "a blue circle").images[0]
     """
-    _check("inverter", inverter, (Inverter, Code), "DirectInversion()")
+    editors = list(editor) if isinstance(editor, (list, tuple)) else [editor]
+    _check("inversion", inversion, (Inverter, Code), "DirectInversion()")
     _check("sampler", sampler, (Sampler,), "DDIM()")
-    for editor in editors:
-        _check("editors", editor, (Patch, Adapter, Hook), "PromptToPrompt()")
+    for each in editors:
+        _check("editor", each, (Patch, Adapter, Hook, Guidance), "PromptToPrompt()")
     befores, afters = listed(source), listed(target)
-    given = isinstance(inverter, Code)
+    given = isinstance(inversion, Code)
     if given == (image is not None):
         raise BadInput("image: give pictures with an inverter, or None with a code")
     pixels = None if image is None else to_tensor(image)
-    x0 = inverter.x if isinstance(inverter, Code) else model.encode(pixels)  # type: ignore[arg-type]
+    x0 = inversion.x if isinstance(inversion, Code) else model.encode(pixels)  # type: ignore[arg-type]
     if not len(befores) == len(afters) == len(x0):
         raise BadInput(
             f"source, target: {len(befores)} and {len(afters)} prompts for {len(x0)} pictures; give one each"
         )
+    plan, size = _plan(model, x0, steps, guidance, sampler, spacing, seed)
+    inverter = inversion.inverter if isinstance(inversion, Code) else inversion
+    place = _place(mask, points, size, len(x0), [inverter, *editors])
+    before, after = (
+        model.condition(texts, negative_prompt, plugins=editors, size=size, grid=plan.grid).with_alt(**place)
+        for texts in (befores, afters)
+    )
+    code = inversion if isinstance(inversion, Code) else inversion.encode(plan, x0, before)
+    found = decode(plan, code, before, after, editors, progress)
+    shared = recipe(
+        parts={"inversion": inversion, "editor": editors, "guidance": plan.guidance, "sampler": sampler,
+               "spacing": spacing, "patches": model.changes},
+        plain={"task": "edit", "model": model.name, "fingerprint": model.fingerprint, "steps": steps, "seed": seed,
+               "points": points, "height": size[0], "width": size[1]},
+    )  # fmt: skip
+    masks = place[PLACE]["mask"] if mask is not None else None
+    recipes = [
+        of_picture(
+            shared,
+            {"source": befores[row], "target": afters[row], "negative_prompt": negative_prompt},
+            image=None if pixels is None else hash_of(pixels[row : row + 1]),
+            mask=None if masks is None else hash_of(masks[row : row + 1]),
+        )
+        for row in range(len(x0))
+    ]
+    return Edits(to_pil(model.decode(found.target)), to_pil(model.decode(found.source)), code, found, recipes)
+
+
+def _plan(
+    model: Model, x0: Tensor, steps: int, guidance: Guidance | float | None, sampler: Sampler, spacing: Spacing | None,
+    seed: int,
+) -> tuple[Plan, tuple[int, int]]:  # fmt: skip
+    """How codes of states like x0 are decoded, and the size of their pictures."""
     shape, factor = tuple(x0.shape[1:]), model.codec.space.factor
-    size = (shape[1] * factor, shape[2] * factor)
-    spacing = sampler.spacing or model.defaults.spacing
     scale = model.defaults.guidance if guidance is None else guidance
     plan = Plan(
         denoiser=model.denoiser,
-        grid=spacing.grid(model.denoiser.process, steps, shape),
+        grid=(spacing or sampler.spacing or model.defaults.spacing).grid(model.denoiser.process, steps, shape),
         sampler=sampler,
         guidance=scale if isinstance(scale, Guidance) else model.defaults.guide(float(scale)),
         noise=Keyed(seed),
         setting=model.setting(shape),
         guide=model.defaults.guide,
     )
-    before, after = (model.condition(texts, negative_prompt, size=size, grid=plan.grid) for texts in (befores, afters))
-    code = inverter if isinstance(inverter, Code) else inverter.encode(plan, x0, before)
-    found = decode(plan, code, before, after, editors, progress)
-    shared = recipe(
-        parts={"inverter": inverter, "editors": list(editors), "guidance": plan.guidance, "sampler": sampler,
-               "patches": model.changes},
-        plain={"task": "edit", "model": model.name, "fingerprint": model.fingerprint, "steps": steps, "seed": seed,
-               "height": size[0], "width": size[1]},
-    )  # fmt: skip
-    recipes = [
-        of_picture(
-            shared,
-            {"source": befores[row], "target": afters[row], "negative_prompt": negative_prompt},
-            image=None if pixels is None else hash_of(pixels[row : row + 1]),
-        )
-        for row in range(len(x0))
-    ]
-    return Edits(to_pil(model.decode(found.target)), to_pil(model.decode(found.source)), code, found, recipes)
+    return plan, (shape[1] * factor, shape[2] * factor)
+
+
+def _place(
+    mask: Any, points: Sequence[Sequence[float]] | None, size: tuple[int, int], rows: int, users: Sequence[Any]
+) -> dict[str, Cond]:
+    """What the user points at, as alternative of the condition; see `branches.place`."""
+    entries: dict[str, Tensor] = {}
+    if mask is not None:
+        entries["mask"] = fitting("mask", mask_tensor(mask, size), rows)
+    if points is not None:
+        drags = torch.tensor(points, dtype=torch.float32)
+        if drags.ndim != 2 or drags.shape[1] != 4:
+            raise BadInput(f"points={points}: give drags (x0, y0, x1, y1) in pixels")
+        if bool((drags < 0).any()) or bool((drags >= torch.tensor([size[1], size[0]] * 2)).any()):
+            raise BadInput(f"points={points}: must lie in the picture, which is {size[1]} x {size[0]}")
+        entries["points"] = drags.expand(rows, -1, -1)
+    used = {entry for user in users for part in user.bare for entry in part.places}
+    for name in entries:
+        if name not in used:
+            raise BadInput(f"{name}: neither inversion nor editor makes use of it; leave it out, or give one that does")
+    return {PLACE: Cond(entries)} if entries else {}
 
 
 def _check(name: str, given: object, kinds: tuple[type, ...], example: str) -> None:

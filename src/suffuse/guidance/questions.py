@@ -209,4 +209,3 @@ class Combined(Scorer):
         weights = self.weights or (1.0,) * len(found)
         total = sum((w * f.values for w, f in zip(weights, found, strict=True)), torch.zeros(len(pixels)).double())
         return Scores(total, [tuple(a for f in found for a in f.answers[k]) for k in range(len(pixels))])
-

@@ -139,4 +139,3 @@ def best_of(chosen_by: Tensor, judged_by: Tensor, n: int) -> Tensor:
     # the candidate of rank r is the best of a subset when the others of it come from those behind
     chance = torch.tensor([comb(total - 1 - r, n - 1) / comb(total, n) for r in range(total)], dtype=torch.float64)
     return judged_by.double().gather(1, order) @ chance
-

@@ -23,7 +23,6 @@ from ..core.step import Guidance
 from ..editing.masked_blend import MaskedBlend
 from ..guidance.cfg import CFG
 from ..guidance.embedded import Embedded
-from ..samplers.ancestral import DDIM
 from .schedules import read_schedule
 
 Parts = Mapping[str, Any]
@@ -163,7 +162,7 @@ def assemble(
     beside = kind is not PIXEL and _channels(kind, net) > parts["vae"].config.latent_channels
     defaults = Defaults(
         sampler=schedule.sampler, spacing=schedule.spacing, steps=kind.steps, guidance=guide(scale), guide=guide,
-        size=_size(net, factor), multiple=_multiple(kind, net, factor), inversion=DDIM(),
+        size=_size(net, factor), multiple=_multiple(kind, net, factor),
         inpainting=None if beside else MaskedBlend(),
     )  # fmt: skip
     layout = Layout(pipeline, kind.net, scheduler, others)

@@ -241,4 +241,3 @@ def interpolate(
     pixels = model.decode(out).clamp(-1, 1)
     eps = (noisy - a * x0) / s
     return Interpolated(to_pil(pixels), pixels, tuple(shares), (Diagnosis.of(eps[0]), Diagnosis.of(eps[1])))
-
