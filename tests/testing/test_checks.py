@@ -101,6 +101,13 @@ def known(name, n):
     return Cond(alt={"known": Cond({"x0": x, "noise": x.flip(-1), "mask": (x[:, :1] > 0).float()})})
 
 
+def path(name, n):
+    """A path of the last steps, and where a state is free of it."""
+    x = states(name, ROWS + 1)[1 : n + 1]
+    known = torch.stack([(1 + k) * x for k in range(STEPS + 1)], 1)
+    return Cond(alt={"path": Cond({"states": known, "mask": (x[:, :1] > 0).float()})})
+
+
 def golden():
     """Not fitted: the checks are of where it acts, not of what it learned."""
     with torch.random.fork_rng(devices=[]):
@@ -142,6 +149,7 @@ EXAMPLES = {
     "FrechetDistance": lambda: compared(FrechetDistance),
     "GoldenNoise": golden,
     "GradientGuidance": lambda: Subject(GradientGuidance(ClassScore(noisy_classifier(), 1), 3.0, look_ahead=True)),
+    "KeepPath": lambda: Subject(editing.KeepPath(), path),
     "KernelDistance": lambda: compared(KernelDistance),
     "LPIPS": lambda: Subject(LPIPS(ABSENT, ABSENT)),
     "LinearAG": linear,
@@ -177,7 +185,9 @@ EXAMPLES = {
     **{
         name: lambda name=name: Subject(getattr(editing, name)(), apart=BESIDE)
         for name in (
+            "DiffEdit",
             "DirectInversion",
+            "KeepOutside",
             "LocalBlend",
             "MasaCtrl",
             "NullText",

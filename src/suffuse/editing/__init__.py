@@ -7,12 +7,17 @@ from ..core.registry import lazy
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "BDIAInversion": "bdia",
         "Code": "code",
         "DDIMInversion": "ddim_inversion",
+        "DiffEdit": "diffedit",
         "DirectInversion": "direct_inversion",
         "EditBench": "edit_bench",
         "Inverter": "inverter",
         "Plan": "inverter",
+        "KeepOutside": "keep_outside",
+        "KeepPath": "keep_outside",
+        "composite": "keep_outside",
         "LocalBlend": "local_blend",
         "decode": "lockstep",
         "MasaCtrl": "masactrl",
