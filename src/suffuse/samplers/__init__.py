@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Ancestral": "ancestral",
+        "BDIA": "bdia",
         "DDIM": "ancestral",
         "DDPM": "ancestral",
         "Euler": "ancestral",
@@ -17,6 +18,7 @@ __getattr__, __dir__ = lazy(
         "LCM": "lcm",
         "LinearSolver": "linear",
         "OLSS": "olss",
+        "PNDM": "pndm",
         "Restart": "restart",
         "Heun": "runge_kutta",
         "RhoRK": "runge_kutta",
