@@ -22,9 +22,21 @@ Row = tuple[str, int]
 Rows = tuple[Row, ...]
 
 
-def rows_of(path: str, samples: Sequence[int]) -> Rows:
-    """The rows of some samples on one path."""
-    return tuple((path, int(s)) for s in samples)
+Path = str | tuple[str, ...]
+"""The branch of an evaluation: one for all rows, or one for each."""
+
+
+def rows_of(path: Path, samples: Sequence[int]) -> Rows:
+    """The rows of some samples on their path."""
+    paths = (path,) * len(samples) if isinstance(path, str) else path
+    return tuple((p, int(s)) for p, s in zip(paths, samples, strict=True))
+
+
+def below(path: Path, name: str) -> Path:
+    """The branch `name` of a branch."""
+    if not isinstance(path, str):
+        return tuple(f"{p}/{name}" if p and name else p or name for p in path)
+    return f"{path}/{name}" if path and name else path or name
 
 
 def take(value: Any, rows: Any) -> Any:

@@ -21,7 +21,7 @@ from .denoiser import EMPTY, Denoiser
 from .errors import Refused
 from .grid import Grid, Spacing
 from .law import Law
-from .memory import Memory, Scope, join, rows_of, take
+from .memory import Memory, Path, Scope, below, join, rows_of, take
 from .noise import Keyed, Noise
 from .plugin import Needs, Plugin
 from .prediction import Prediction
@@ -52,7 +52,7 @@ class Step:
         i, n: position in the full grid of n steps.
         t, s: times, Coefs.
         first, last: of this run.
-        path: branch on which a plug-in is being asked.
+        path: branch on which a plug-in is being asked; one for each row where several are asked at once.
     """
 
     i: int
@@ -65,7 +65,7 @@ class Step:
     run: RunContext
     first: bool = False
     last: bool = False
-    path: str = ""
+    path: Path = ""
     owner: Any = None
     folds: str = ""
     mover: Callable[[Any, Step], Any] | None = None
@@ -102,13 +102,24 @@ class Step:
 
     def aside(self, path: str) -> Step:
         """The same move on a branch of its own, where nobody begins a run or remembers what belongs to the run."""
-        return self.but(path=f"{self.path}/{path}" if self.path else path, first=False)
+        return self.but(path=below(self.path, path), first=False)
 
     def __getitem__(self, rows: Any) -> Step:
-        picked = tuple(int(s) for s in torch.tensor(self.samples)[rows])
-        return self.but(t=self.t[rows], s=self.s[rows], samples=picked)
+        index = torch.arange(len(self.samples))[rows].tolist()
+        path = self.path if isinstance(self.path, str) else tuple(self.path[k] for k in index)
+        samples = tuple(self.samples[k] for k in index)
+        return self.but(t=self.t[rows], s=self.s[rows], samples=samples, path=path)
 
-    def scoped(self, owner: Any, path: str | None = None) -> Step:
+    def spread(self, names: Sequence[str]) -> Step:
+        """The same move on several branches at once: the rows of the first, then those of the next, and so on."""
+        n, rows = len(names), len(self.samples)
+        paths = (self.path,) * rows if isinstance(self.path, str) else self.path
+        t, s = (Coef.cat([c] * n, [rows] * n) for c in (self.t, self.s))
+        return self.but(
+            t=t, s=s, samples=self.samples * n, path=tuple(str(below(p, name)) for name in names for p in paths)
+        )
+
+    def scoped(self, owner: Any, path: Path | None = None) -> Step:
         """The step as seen by one plug-in."""
         return self.but(owner=owner, path=self.path if path is None else path)
 
@@ -293,7 +304,7 @@ class Predict:
         at: Step,
         guidance: tuple[Guidance, ...] = (),
         cond: Cond = EMPTY,
-        path: str = "",
+        path: Path = "",
         known: Known | None = None,
     ):
         self.denoiser, self.at, self.guidance, self.cond, self.path = denoiser, at, guidance, cond, path
@@ -336,10 +347,10 @@ class Predict:
             waiting = [j for j in waiting if j not in group]
         return results
 
-    def _join(self, path: str) -> str:
-        return f"{self.path}/{path}" if self.path and path else self.path or path
+    def _join(self, path: str) -> Path:
+        return below(self.path, path)
 
-    def _evaluate(self, jobs: list[tuple[str, Value, Coef, Cond]]) -> list[Any]:
+    def _evaluate(self, jobs: list[Job]) -> list[Any]:
         at, run = self.at, self.at.run
         rows = tuple(row for path, *_ in jobs for row in rows_of(path, at.samples))
         with using(context=Context(at, rows, run.memory, run.count)):
@@ -359,7 +370,17 @@ class Predict:
 
     def __getitem__(self, rows: Any) -> Predict:
         """The same for some of the samples; give x, t and cond of those rows."""
-        return Predict(self.denoiser, self.at[rows], self.guidance, self.cond[rows], self.path)
+        return self._at(self.at.but(path=self.path)[rows], self.cond[rows])
+
+    def spread(self, names: Sequence[str]) -> Predict:
+        """The same question on several branches at once; give x, t and cond of all rows, branch after branch.
+
+        Guidance in between is asked once for all of them, so that their evaluations share network calls.
+        """
+        return self._at(self.at.but(path=self.path).spread(names), Cond.cat([self.cond] * len(names)))
+
+    def _at(self, at: Step, cond: Cond) -> Predict:
+        return Predict(self.denoiser, at, self.guidance, cond, at.path)
 
     def on(self, denoiser: Denoiser) -> Predict:
         """The same question to another denoiser."""
@@ -374,7 +395,7 @@ class Predict:
         return Predict(self.denoiser, self.at, (*guidance, *self.guidance), self.cond, self.path, self.known)
 
 
-Job: TypeAlias = tuple[str, Value, Coef, Cond]
+Job: TypeAlias = tuple[Path, Value, Coef, Cond]
 """One branch to evaluate: path, state, time, condition."""
 
 
@@ -384,7 +405,7 @@ class Known:
     __slots__ = ("made",)
 
     def __init__(self) -> None:
-        self.made: dict[str, list[tuple[Job, Any]]] = {}
+        self.made: dict[Path, list[tuple[Job, Any]]] = {}
 
     def find(self, job: Job) -> Any:
         """The prediction of this branch, or None; states and conditions are compared by identity."""
