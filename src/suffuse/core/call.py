@@ -163,6 +163,14 @@ class Call:
     @property
     def memory(self) -> Scope:
         """What this patch remembered at this site for these rows."""
+        return self._scope(self.site.name)
+
+    @property
+    def common(self) -> Scope:
+        """What this patch remembered for these rows, the same at all its sites."""
+        return self._scope(None)
+
+    def _scope(self, site: str | None) -> Scope:
         memory = self.frame.context.memory if self.frame.context else Memory()
         step = self.at.i if self.at is not None else 0
         # counted from the innermost, so that a view may be wrapped for one call and its memory stays its own
@@ -235,16 +243,17 @@ class Call:
         picked = tuple(self.rows[i] for i in rows)
         return Call(self.module, self.inner, args, kwargs, self.frame, self.chain, picked, self.level)
 
+    def split(self, chosen: Sequence[bool], some: Callable[[Call], Any], rest: Callable[[Call], Any]) -> Any:
+        """What `some` returns for the chosen rows and `rest` for the others, in the order of the batch."""
+        first, second = ([i for i, c in enumerate(chosen) if bool(c) is wanted] for wanted in (True, False))
+        if not first or not second:
+            return (some if first else rest)(self)
+        both = join([some(self.take(first)), rest(self.take(second))])
+        return take(both, torch.tensor(first + second).argsort())
+
     def last(self, name: str = "last") -> Any:
         """The output remembered for these rows; rows that have none are computed (and only those)."""
-        held = self.memory.held(name)
-        if all(held):
-            return self.memory[name]
-        if not any(held):
-            return self.remember(name)
-        have, lack = [i for i, h in enumerate(held) if h], [i for i, h in enumerate(held) if not h]
-        both = join([self.take(have).memory[name], self.take(lack).remember(name)])
-        return take(both, torch.tensor(have + lack).argsort())
+        return self.split(self.memory.held(name), lambda call: call.memory[name], lambda call: call.remember(name))
 
     def remember(self, name: str = "last") -> Any:
         """Run, and keep the output for these rows."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from .memory import join, take
 from .plugin import Plugin, Prompt
 from .site import Site, Sites, sites_of
 
@@ -142,13 +141,7 @@ class OnPaths(Wrapped):
 
     def around(self, call: Call) -> Any:
         rows = self._rows(call)
-        if len(rows) == len(call.rows):
-            return self.inner.around(call)
-        if not rows:
-            return call()
-        rest = [i for i in range(len(call.rows)) if i not in rows]
-        both = join([self.inner.around(call.take(rows)), call.take(rest)()])
-        return take(both, torch.tensor(rows + rest).argsort())
+        return call.split([i in rows for i in range(len(call.rows))], self.inner.around, lambda rest: rest())
 
     def qkv(self, call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not self.active(call):
