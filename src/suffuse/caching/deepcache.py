@@ -9,17 +9,16 @@ from functools import cache
 from typing import Any
 
 from ..core.denoiser import Denoiser
-from ..core.engine import sample
 from ..core.errors import BadInput, Refused
 from ..core.registry import method
 from ..core.site import Site, Sites
-from ..core.step import Step
-from .policy import CachePolicy, Recorder
+from .policy import CacheTable
+from .probe import similarity_probe
 
 
 @method(paper="deepcache")
 @dataclass(frozen=True)
-class DeepCache(CachePolicy):
+class DeepCache(CacheTable):
     """Every N-th step runs the whole UNet and keeps the feature that enters the decoder at skip branch m; the steps
     between run conv_in, the encoder layers up to branch m, the matching decoder layers and conv_out.
 
@@ -79,17 +78,17 @@ class DeepCache(CachePolicy):
     def kept(self, site: Site) -> bool:
         return site.note == "entry"
 
-    def fresh(self, site: Site, at: Step) -> bool:
-        return at.first or at.i in refreshes(at.n, self.every, self.power, self.centre)
+    def steps(self, site: Site, n: int) -> frozenset[int]:
+        return refreshes(n, self.every, self.power, self.centre)
 
     @classmethod
     def fit(
         cls, denoiser: Denoiser, x: Any, *, every: int = 3, branch: int = 0, steps: int = 50, **run: Any
     ) -> DeepCache:
-        """Choose power and centre from one recorded run: least relative change of the cached feature since its refresh.
+        """Choose power and centre from recorded runs: least relative change of the cached feature since its refresh.
 
         Args:
-            denoiser, x, run: as for `sample`.
+            denoiser, x, run: as for `similarity_probe`.
             every, branch: of the result.
             steps: of the recorded run and the runs it is meant for.
         """
@@ -97,9 +96,7 @@ class DeepCache(CachePolicy):
         if sites is None:
             raise Refused(f"DeepCache.fit: {type(denoiser).__name__} has no network; give a loaded model's denoiser")
         name = cls(every, branch).sites(sites)[-1].name
-        probe = Recorder((name,))
-        sample(denoiser, x, steps=steps, patches=[probe], **run)
-        change = probe.distances(name)
+        change = similarity_probe(denoiser, x, (name,), steps=steps, **run)[name].l2
 
         def cost(power: float, centre: float) -> float:
             last, total = 0, 0.0

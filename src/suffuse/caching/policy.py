@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -13,12 +12,13 @@ from ..core.call import Call
 from ..core.patch import Patch
 from ..core.site import Site
 from ..core.step import Step
+from .skipping import passed
 
 
 class CachePolicy(Patch):
     """A site either computes and remembers, or returns what it last computed for the same rows.
 
-    A row that was never computed is computed, whatever the table says. Outside of a run nothing is cached.
+    A row that was never computed is computed, whatever the policy says. Outside of a run nothing is cached.
     """
 
     @abstractmethod
@@ -29,14 +29,37 @@ class CachePolicy(Patch):
         """Whether the output is read again at all. Where not, only its shape is kept."""
         return True
 
+    def residual(self, site: Site) -> bool:
+        """Whether what the site adds to its input is reused, and not its output: so with layers of transformers."""
+        return site.kind == "block" and site.stage == "body"
+
     def around(self, call: Call) -> Any:
         if call.at is None:
             return call()
-        if not self.fresh(call.site, call.at):
-            return call.last()
+        if self.fresh(call.site, call.at):
+            return self._computed(call)
+        return call.split(call.memory.held("last"), self._reused, self._computed)
+
+    def _computed(self, call: Call) -> Any:
         out = call()
-        call.memory["last"] = out if self.kept(call.site) else pytree.tree_map(hollow, out)
+        reused = _combined(out, passed(call), -1.0) if self.residual(call.site) else out
+        call.memory["last"] = reused if self.kept(call.site) else pytree.tree_map(hollow, reused)
         return out
+
+    def _reused(self, call: Call) -> Any:
+        last = call.memory["last"]
+        return _combined(last, passed(call), 1.0) if self.residual(call.site) else last
+
+
+class CacheTable(CachePolicy):
+    """A policy known before the run: a table of the steps at which each site computes, beside the first of the run."""
+
+    @abstractmethod
+    def steps(self, site: Site, n: int) -> frozenset[int]:
+        """The steps of an n-step run at which this site computes."""
+
+    def fresh(self, site: Site, at: Step) -> bool:
+        return at.first or at.i in self.steps(site, at.n)
 
 
 def hollow(v: Any) -> Any:
@@ -44,25 +67,9 @@ def hollow(v: Any) -> Any:
     return v.new_zeros(()).expand(v.shape) if isinstance(v, Tensor) else v
 
 
-class Recorder(Patch):
-    """Keeps the output of chosen sites at every step, for choosing a table; `features(memory)` reads them back."""
-
-    def __init__(self, names: tuple[str, ...]):
-        self.names = names
-        self.kept: dict[tuple[str, int], Tensor] = {}
-
-    def sites(self, net: Any) -> list[Site]:
-        return [s for s in net if s.name in self.names and s.kind in ("unit", "block")]
-
-    def around(self, call: Call) -> Any:
-        out = call()
-        if call.at is not None:
-            first = out[0] if isinstance(out, (tuple, list)) else out
-            self.kept[call.site.name, call.at.i] = first.detach().clone()
-        return out
-
-    def distances(self, name: str) -> Tensor:
-        """(n, n) relative L2 distance between the outputs of a site at steps i and j."""
-        steps = sorted(i for s, i in self.kept if s == name)
-        flat = torch.stack([self.kept[name, i].flatten().double() for i in steps])
-        return torch.cdist(flat, flat) / flat.norm(dim=1)[:, None]
+def _combined(first: Any, second: Any, weight: float) -> Any:
+    """first + weight * second where both have a tensor, in the form of `first`."""
+    a, spec = pytree.tree_flatten(first)
+    b = pytree.tree_leaves(second)
+    both = (u + weight * v if isinstance(u, Tensor) and isinstance(v, Tensor) else u for u, v in zip(a, b, strict=True))
+    return pytree.tree_unflatten(list(both), spec)
