@@ -87,7 +87,7 @@ def invert(
     """
     _check("inversion", inversion, (Inverter,), "DDIMInversion()")
     x0 = model.encode(to_tensor(image))
-    plan, size = _plan(model, x0, steps, guidance, sampler, spacing, seed)
+    plan, size = plan_of(model, x0.shape[1:], steps, guidance, sampler, spacing, seed)
     prompts = spread("prompt", listed(prompt), len(x0))
     return inversion.encode(plan, x0, model.condition(prompts, negative_prompt, size=size, grid=plan.grid))
 
@@ -151,7 +151,7 @@ def edit(
         raise BadInput(
             f"source, target: {len(befores)} and {len(afters)} prompts for {len(x0)} pictures; give one each"
         )
-    plan, size = _plan(model, x0, steps, guidance, sampler, spacing, seed)
+    plan, size = plan_of(model, x0.shape[1:], steps, guidance, sampler, spacing, seed)
     inverter = inversion.inverter if isinstance(inversion, Code) else inversion
     place = _place(mask, points, size, len(x0), [inverter, *editors])
     before, after = (
@@ -179,12 +179,12 @@ def edit(
     return Edits(to_pil(model.decode(found.target)), to_pil(model.decode(found.source)), code, found, recipes)
 
 
-def _plan(
-    model: Model, x0: Tensor, steps: int, guidance: Guidance | float | None, sampler: Sampler, spacing: Spacing | None,
-    seed: int,
+def plan_of(
+    model: Model, shape: Sequence[int], steps: int, guidance: Guidance | float | None, sampler: Sampler,
+    spacing: Spacing | None, seed: int,
 ) -> tuple[Plan, tuple[int, int]]:  # fmt: skip
-    """How codes of states like x0 are decoded, and the size of their pictures."""
-    shape, factor = tuple(x0.shape[1:]), model.codec.space.factor
+    """How codes of states of a shape (C, h, w) are decoded, and the size of their pictures."""
+    shape, factor = tuple(shape), model.codec.space.factor
     scale = model.defaults.guidance if guidance is None else guidance
     plan = Plan(
         denoiser=model.denoiser,
