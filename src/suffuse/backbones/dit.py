@@ -38,3 +38,6 @@ class DiT(Family):
 
     def blocks(self, net: nn.Module) -> Iterator[Site]:
         return transformer_sites("pos_embed", net, {"transformer_blocks": ("image",)}, "proj_out_2", STREAMS)
+
+    def patch(self, net: Any) -> int:
+        return net.config.patch_size

@@ -59,6 +59,9 @@ class Flux(Family):
         # Its configuration has no size; 128 is what its pipelines default to.
         return (net.out_channels // 4, 128, 128)
 
+    def patch(self, net: Any) -> int:
+        return 2
+
 
 def pack(x: Tensor) -> Tensor:
     """(B, C, H, W) latents to (B, H/2 W/2, 4 C) tokens."""

@@ -50,3 +50,6 @@ class PixArt(Family):
 
     def blocks(self, net: nn.Module) -> Iterator[Site]:
         return transformer_sites("pos_embed", net, {"transformer_blocks": ("image",)}, "proj_out", STREAMS)
+
+    def patch(self, net: Any) -> int:
+        return net.config.patch_size

@@ -42,3 +42,6 @@ class SD3(Family):
     def blocks(self, net: nn.Module) -> Iterator[Site]:
         lists = {"transformer_blocks": ("text", "image")}
         return transformer_sites("pos_embed", net, lists, "proj_out", STREAMS, joint=("image", "text"))
+
+    def patch(self, net: Any) -> int:
+        return net.config.patch_size

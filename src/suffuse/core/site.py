@@ -27,6 +27,7 @@ class Site:
         returns: canonical streams that it returns, in order; ("image",) also where the tensor comes bare.
         keys: at attention sites, the streams whose keys it holds, in order; at joint sites its queries lie so too.
         note: free for the patch that chose the site.
+        grid: rows and columns of the image that enters it at the network's own resolution; () where that is not known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Site:
     returns: tuple[str, ...] = ("image",)
     keys: tuple[str, ...] = ()
     note: str = ""
+    grid: tuple[int, ...] = ()
 
 
 class Sites:
