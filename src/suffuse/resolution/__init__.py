@@ -4,4 +4,12 @@ from __future__ import annotations
 
 from ..core.registry import lazy
 
-__getattr__, __dir__ = lazy(__name__, {"Upsampler": "upsampling"})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "SizeContext": "size_context",
+        "Upsampler": "upsampling",
+        "VariableSize": "variable_size",
+        "attention_entropy": "entropy",
+    },
+)
