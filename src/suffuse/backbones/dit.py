@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.cond import Cond
 from ..core.family import Family
 from ..core.site import Site
-from .inputs import check_size, need, without_variance
+from .inputs import check_size, dtype_of, need, without_variance
 from .transformer import is_transformer2d, transformer_sites
 
 STREAMS = {"image": "hidden_states"}
@@ -34,7 +34,9 @@ class DiT(Family):
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         check_size(x, net.config.patch_size, square=True)
         label, timestep = need(cond, "label", "class labels (B,)"), timestep.to(x.device, torch.float32)
-        return without_variance(net(x.to(net.dtype), timestep=timestep, class_labels=label, return_dict=False)[0], x)
+        return without_variance(
+            net(x.to(dtype_of(net)), timestep=timestep, class_labels=label, return_dict=False)[0], x
+        )
 
     def blocks(self, net: nn.Module) -> Iterator[Site]:
         return transformer_sites("pos_embed", net, {"transformer_blocks": ("image",)}, "proj_out_2", STREAMS)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.cond import Cond
 from ..core.family import Family
 from ..core.site import Site
-from .inputs import POOLED, TEXT, beside, check_size, need, told_scale
+from .inputs import POOLED, TEXT, beside, check_size, dtype_of, need, told_scale
 from .transformer import transformer_sites
 
 STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states", "temb": "temb", "pos": "image_rotary_emb"}
@@ -35,12 +35,12 @@ class Flux(Family):
 
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         check_size(x, 2)
-        text = need(cond, "text", TEXT).to(net.dtype)
-        pooled = need(cond, "pooled", POOLED).to(net.dtype)
+        text = need(cond, "text", TEXT).to(dtype_of(net))
+        pooled = need(cond, "pooled", POOLED).to(dtype_of(net))
         scale = told_scale(cond, bool(net.config.guidance_embeds))
         height, width = x.shape[2] // 2, x.shape[3] // 2
         out = net(
-            pack(beside(x, cond)).to(net.dtype),
+            pack(beside(x, cond)).to(dtype_of(net)),
             text,
             pooled,
             timestep.to(x.device, torch.float32) / 1000,

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
 
 TEXT, POOLED = "text embeddings (B, tokens, width)", "pooled text embeddings (B, width)"
 SCALE = "the guidance scale (B,) that it was distilled for"
+
+
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """What the network computes in. diffusers' own `net.dtype` looks at every parameter, in each call."""
+    return next(v.dtype for v in net.parameters() if v.is_floating_point())
 
 
 def need(cond: Cond, entry: str, what: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.cond import Cond
 from ..core.family import Family
 from ..core.site import Site
-from .inputs import TEXT, check_size, need, without_variance
+from .inputs import TEXT, check_size, dtype_of, need, without_variance
 from .transformer import is_transformer2d, transformer_sites
 
 STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states", "temb": "timestep"}
@@ -36,11 +36,11 @@ class PixArt(Family):
         check_size(x, net.config.patch_size)
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if net.use_additional_conditions:
-            added["resolution"] = need(cond, "resolution", "height and width in pixels (B, 2)").to(net.dtype)
-            added["aspect_ratio"] = need(cond, "aspect_ratio", "height / width (B, 1)").to(net.dtype)
+            added["resolution"] = need(cond, "resolution", "height and width in pixels (B, 2)").to(dtype_of(net))
+            added["aspect_ratio"] = need(cond, "aspect_ratio", "height / width (B, 1)").to(dtype_of(net))
         out = net(
-            x.to(net.dtype),
-            encoder_hidden_states=need(cond, "text", TEXT).to(net.dtype),
+            x.to(dtype_of(net)),
+            encoder_hidden_states=need(cond, "text", TEXT).to(dtype_of(net)),
             timestep=timestep.to(x.device, torch.float32),
             added_cond_kwargs=added,
             encoder_attention_mask=cond.get("text_mask"),

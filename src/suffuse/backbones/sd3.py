@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.cond import Cond
 from ..core.family import Family
 from ..core.site import Site
-from .inputs import POOLED, TEXT, check_size, need
+from .inputs import POOLED, TEXT, check_size, dtype_of, need
 from .transformer import transformer_sites
 
 STREAMS = {"image": "hidden_states", "text": "encoder_hidden_states", "temb": "temb"}
@@ -33,9 +33,9 @@ class SD3(Family):
 
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         check_size(x, net.config.patch_size)
-        text = need(cond, "text", TEXT).to(net.dtype)
-        pooled = need(cond, "pooled", POOLED).to(net.dtype)
-        return net(x.to(net.dtype), text, pooled, timestep.to(x.device, torch.float32), return_dict=False)[0].to(
+        text = need(cond, "text", TEXT).to(dtype_of(net))
+        pooled = need(cond, "pooled", POOLED).to(dtype_of(net))
+        return net(x.to(dtype_of(net)), text, pooled, timestep.to(x.device, torch.float32), return_dict=False)[0].to(
             x.dtype
         )
 

@@ -13,7 +13,7 @@ from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.family import Family
 from ..core.site import Site
-from .inputs import POOLED, TEXT, beside, need, told_scale
+from .inputs import POOLED, TEXT, beside, dtype_of, need, told_scale
 
 STREAMS = {
     "image": "hidden_states",
@@ -42,7 +42,7 @@ class ConditionalUNet(Family):
         return type(net).__name__ == "UNet2DConditionModel"
 
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        dtype, added, width = net.dtype, None, net.config.time_cond_proj_dim
+        dtype, added, width = dtype_of(net), None, net.config.time_cond_proj_dim
         scale = told_scale(cond, width is not None)
         if net.config.addition_embed_type == "text_time":
             pooled, sizes = need(cond, "pooled", POOLED), need(cond, "time_ids", "sizes and crop (B, 6)")
@@ -83,7 +83,7 @@ class PlainUNet(Family):
 
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         label = need(cond, "label", "class labels (B,)") if net.class_embedding is not None else None
-        x_in = _channels(net, beside(x, cond, ("source", "mask"))).to(net.dtype)
+        x_in = _channels(net, beside(x, cond, ("source", "mask"))).to(dtype_of(net))
         return net(x_in, timestep.to(x.device, torch.float32), class_labels=label, return_dict=False)[0].to(x.dtype)
 
     def blocks(self, net: nn.Module) -> Iterator[Site]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,17 +69,21 @@ class _Stack(threading.local):
 stack = _Stack()
 
 
-@contextmanager
-def using(**values: Any) -> Iterator[None]:
+class using:  # noqa: N801
     """Set fields of the thread's stack for the duration of a block."""
-    old = {k: getattr(stack, k) for k in values}
-    for k, v in values.items():
-        setattr(stack, k, v)
-    try:
-        yield
-    finally:
-        for k, v in old.items():
-            setattr(stack, k, v)
+
+    __slots__ = ("new", "old")
+
+    def __init__(self, **values: Any):
+        self.new = values
+
+    def __enter__(self) -> None:
+        fields = stack.__dict__
+        self.old = {k: fields.get(k, getattr(_Stack, k)) for k in self.new}
+        fields.update(self.new)
+
+    def __exit__(self, *error: object) -> None:
+        stack.__dict__.update(self.old)
 
 
 def _batched(value: Any, batch: int, function: Callable[[Tensor], Tensor]) -> Any:
@@ -175,7 +178,7 @@ class Call:
         step = self.at.i if self.at is not None else 0
         # counted from the innermost, so that a view may be wrapped for one call and its memory stays its own
         place = len(self.frame.bindings) - self.chain[self.level][0]
-        return Scope(memory, ("patch", place, type(self.patch).__name__, self.site.name), self.rows, step)
+        return Scope(memory, ("patch", place, type(self.patch).__name__, site), self.rows, step)
 
     # streams
     def __getitem__(self, stream: str) -> Any:

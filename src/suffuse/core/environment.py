@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def in_checkout() -> bool:
     return (CHECKOUT / "pyproject.toml").exists() and (CHECKOUT / "src" / "suffuse").is_dir()
 
 
+@cache
 def versions() -> Mapping[str, str]:
     """Versions of suffuse, Python and the libraries that decide numbers."""
     found = {"suffuse": __version__, "python": platform.python_version()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def fingerprint(*modules: nn.Module) -> str:
 
 def version(*modules: nn.Module) -> tuple[tuple[int, int], ...]:
     """Changes when a weight is replaced or written to; costs microseconds."""
-    return tuple((t.data_ptr(), t._version) for module in modules for t in _tensors(module).values())
+    return tuple((t.data_ptr(), t._version) for m in modules for t in chain(m.parameters(), m.buffers()))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

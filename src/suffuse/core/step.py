@@ -311,7 +311,9 @@ class Predict:
         self.known = known
 
     def __call__(self, x: Value, t: Coef, cond: Cond | None = None, path: str = "") -> Any:
-        return self.many([(path, x, t, cond)])[0]
+        if self.guidance or self.known is not None:
+            return self.many([(path, x, t, cond)])[0]
+        return self._evaluate([(below(self.path, path), x, t, (self.cond if cond is None else cond).at(t))])[0]
 
     def many(self, calls: Sequence[tuple[str, Value, Coef, Cond | None]], chunk: int | None = None) -> list[Any]:
         """Several branches of the same samples, (path, x, t, cond) each, in as few network calls as their shapes allow.
