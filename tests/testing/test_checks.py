@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from suffuse import conditioning, editing, noise
-from suffuse.caching import AutoDiffusion
+from suffuse.caching import BAC, AutoDiffusion, FirstBlockCache
 from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
 from suffuse.core.engine import grid_of, place_of
@@ -146,6 +146,7 @@ EXAMPLES = {
     "DensityCoverage": lambda: compared(DensityCoverage),
     "EditHistory": lambda: Subject(EditHistory("a circle").add(CONCEPTS[0]).add(CONCEPTS[1]).undo()),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
+    "FirstBlockCache": lambda: Subject(FirstBlockCache(threshold=1.0)),
     "FrechetDistance": lambda: compared(FrechetDistance),
     "GoldenNoise": golden,
     "GradientGuidance": lambda: Subject(GradientGuidance(ClassScore(noisy_classifier(), 1), 3.0, look_ahead=True)),

@@ -8,6 +8,8 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "AutoDiffusion": "autodiffusion",
+        "BAC": "bac",
         "DeepCache": "deepcache",
+        "FirstBlockCache": "first_block",
     },
 )
