@@ -12,9 +12,9 @@ from suffuse.core.errors import BadInput
 from suffuse.core.prediction import EPS, X0
 from suffuse.core.value import Coef
 from suffuse.processes.tables import Table
+from suffuse.resolution.tiles import Box, by_tiles
 from suffuse.restoration import ResShift, Restorer
 from suffuse.restoration.degradation import enlarge
-from suffuse.restoration.tiling import Box, by_tiles
 from suffuse.samplers.ancestral import DDIM, DDPM
 
 

@@ -39,7 +39,7 @@ from suffuse.guidance.structured import StructuredDiffusion
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.probing import SeedStudy
-from suffuse.resolution import Upsampler
+from suffuse.resolution import MultiDiffusion, Upsampler
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
 from suffuse.testing import Subject, all_checks, check_method, fixtures
@@ -85,6 +85,12 @@ def experts():
 def one(reader):
     """The score of class 1."""
     return ClassScore(reader, 1)
+
+
+def scheduled():
+    """Of the run that the checks make, on the network with the most layers."""
+    place = {"denoiser": denoiser("sd3"), "x": states("sd3", ROWS), "cond": Subject(None).conditions("sd3", ROWS)}
+    return Subject(BAC.fit(**place, sampler=DDIM(), steps=STEPS, updates=1))
 
 
 def skipping():
@@ -137,6 +143,7 @@ def phrased(name, n):
 
 EXAMPLES = {
     "AutoDiffusion": skipping,
+    "BAC": scheduled,
     "Autoguidance": lambda: Subject(Autoguidance(IdentityAttention())),
     "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
@@ -157,6 +164,7 @@ EXAMPLES = {
     "LinearSolver": lambda: Subject(
         LinearSolver.of(DDIM(), denoiser("mixture").process, Grid(torch.linspace(1, 0, 4)))
     ),
+    "MultiDiffusion": lambda: Subject(MultiDiffusion(4, jitter=True, batch=4)),
     "MaskedBlend": lambda: Subject(MaskedBlend(), known),
     "OLSS": lambda: Subject(OLSS.fit(denoiser("mixture"), states("mixture", ROWS), steps=STEPS)),
     "PPAP": lambda: Subject(PPAP(experts(), 3.0, one)),

@@ -7,6 +7,10 @@ from ..core.registry import lazy
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "Bell": "tiles",
+        "Cosine": "tiles",
+        "Flat": "tiles",
+        "MultiDiffusion": "multidiffusion",
         "SizeContext": "size_context",
         "Upsampler": "upsampling",
         "VariableSize": "variable_size",

@@ -16,9 +16,9 @@ from ..core.errors import BadInput
 from ..core.noise import Keyed, Noise
 from ..core.registry import method
 from ..core.step import Sampler
+from ..resolution.tiles import Box, Cut, by_tiles
 from ..samplers.ancestral import DDPM
 from .degradation import condition, enlarge
-from .tiling import Box, Cut, by_tiles
 
 
 @method(paper="resshift")
