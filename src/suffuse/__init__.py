@@ -27,6 +27,7 @@ _EXPORTS = {
     "sample": "core.engine",
     "save_method": "core.fitted",
     "trace": "core.engine",
+    "tuned": "tuning",
 }
 """Name -> module; imported on first use, because importing torch takes seconds."""
 

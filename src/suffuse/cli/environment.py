@@ -12,6 +12,7 @@ def env(as_json: AsJson = False) -> None:
     import torch
 
     from suffuse.core.environment import commit, fast_types, processor, versions
+    from suffuse.tuning import calibrations, chosen
 
     found = {
         **versions(),
@@ -22,6 +23,7 @@ def env(as_json: AsJson = False) -> None:
         "threads": torch.get_num_threads(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "tuned": [str(chosen(case)) for case in calibrations().values()],
         "devices": ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))],
     }
     if as_json:

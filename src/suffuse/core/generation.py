@@ -23,6 +23,7 @@ from .plugin import Needs, Prompt
 from .process import Process
 from .recipe import Recipe, hash_of, of_picture, recipe
 from .step import Guidance, Hook, Sampler, Step, StepFunction
+from .tuned import Mode
 from .value import Value
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ class Generation:
                 "height": self.shape[1] * factor,
                 "width": self.shape[2] * factor,
                 "strength": None if source is None else source.strength,
+                "mode": None if self.model.mode == Mode() else str(self.model.mode),
             },
             lost=lost,
         )

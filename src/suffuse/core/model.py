@@ -26,6 +26,7 @@ from .noise import Noise
 from .plugin import Plugin, Prompt, Setting
 from .released import Defaults, Layout
 from .step import Guidance, Hook, Sampler, Step
+from .tuned import Mode, Tuned
 
 if TYPE_CHECKING:
     from ..editing.code import Code
@@ -240,6 +241,14 @@ class Model:
                 found.append(inner.adapter or inner.binding.patch)
             inner = inner.base
         return found
+
+    @property
+    def mode(self) -> Mode:
+        """How its network is computed."""
+        inner: Any = self.denoiser
+        while not isinstance(inner, (Network, Tuned)):
+            inner = inner.base
+        return inner.mode if isinstance(inner, Tuned) else Mode()
 
     @property
     def components(self) -> Mapping[str, Any]:

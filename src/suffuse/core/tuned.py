@@ -1,0 +1,75 @@
+"""How a network is computed: precision of matrix products, memory format, number type, compilation."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .call import stack
+from .cond import Cond
+from .denoiser import EMPTY, Derived, Network
+from .prediction import Prediction
+from .site import Sites
+from .value import Coef, Value
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to compute a network.
+
+    Args:
+        matmul: precision of float32 matrix products, "highest", "high" or "medium"; see
+            `torch.set_float32_matmul_precision`. It holds while the network runs and is put back then.
+        channels_last: convolutions with the channels innermost in memory.
+        dtype: number type of weights and activations, such as "bfloat16"; None leaves it.
+        compiled: by `torch.compile`, as one graph. Under patches the network runs as it is.
+    """
+
+    matmul: str = "highest"
+    channels_last: bool = False
+    dtype: str | None = None
+    compiled: bool = False
+
+
+class Tuned(Derived):
+    """A network that is computed in another mode; `base` stays as it is, and a copy is made only where weights change.
+
+    Args:
+        base: the network.
+        mode: how it is computed.
+    """
+
+    def __init__(self, base: Network, mode: Mode):
+        super().__init__(base)
+        self.mode = mode
+        self.eager = self._with(base, self._weights(base.net))
+        self.graph = self._with(base, torch.compile(self.eager.net)) if mode.compiled else None
+
+    @staticmethod
+    def _with(base: Network, net: Any) -> Network:
+        return base if net is base.net else Network(net, base.family, base.process, base.kind)
+
+    def _weights(self, net: nn.Module) -> nn.Module:
+        if self.mode.dtype is None and not self.mode.channels_last:
+            return net
+        changes: dict[str, Any] = {"memory_format": torch.channels_last} if self.mode.channels_last else {}
+        if self.mode.dtype is not None:
+            changes["dtype"] = getattr(torch, self.mode.dtype)
+        return nn.Module.to(copy.deepcopy(net), **changes)
+
+    @property
+    def sites(self) -> Sites:
+        return self.eager.sites
+
+    def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
+        net = self.eager if self.graph is None or stack.bindings else self.graph
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.mode.matmul)
+        try:
+            return net(x, t, cond)
+        finally:
+            torch.set_float32_matmul_precision(before)

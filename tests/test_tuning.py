@@ -1,0 +1,96 @@
+"""Modes of computation: what they change, how they are chosen and remembered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import suffuse
+import suffuse.samplers
+from suffuse.core.denoiser import Network
+from suffuse.core.errors import BadInput
+from suffuse.core.tuned import Mode, Tuned
+from suffuse.testing.fixtures import conditions, fixture, states
+from suffuse.tuning import Choice, Tried, calibration_file, calibrations, chosen, modes
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def unet() -> Network:
+    return fixture("unet")
+
+
+def answer(net):
+    return net(states("unet", 2), 0.5, conditions("unet", 2)).value.detach()
+
+
+def test_the_plain_mode_is_the_network_itself(unet):
+    assert torch.equal(answer(Tuned(unet, Mode())), answer(unet))
+
+
+@pytest.mark.parametrize("mode", [Mode("medium"), Mode(channels_last=True), Mode("medium", True)])
+def test_exact_modes_agree_and_leave_everything_as_it_was(unet, mode):
+    plain = answer(unet)
+    torch.testing.assert_close(answer(Tuned(unet, mode)), plain, atol=1e-4, rtol=1e-4)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.equal(answer(unet), plain)
+
+
+def test_another_number_type_is_a_copy(unet):
+    near = Tuned(unet, Mode(dtype="bfloat16"))
+    assert next(near.eager.net.parameters()).dtype == torch.bfloat16
+    assert next(unet.net.parameters()).dtype == torch.float32
+    plain = answer(unet)
+    assert 0 < (answer(near) - plain).norm() / plain.norm() < 0.1
+
+
+def test_patches_act_on_what_runs():
+    """A patch on a tuned network sees the modules of the copy, not those of the original."""
+    from suffuse.caching import DeepCache
+
+    unet = fixture("unet")
+    tuned = Tuned(unet, Mode(channels_last=True))
+    run = dict(sampler=suffuse.samplers.DDIM(), steps=3, cond=conditions("unet", 2))
+    fast = suffuse.sample(tuned.with_(DeepCache(every=2)), states("unet", 2), **run).x
+    torch.testing.assert_close(
+        fast, suffuse.sample(unet.with_(DeepCache(every=2)), states("unet", 2), **run).x, atol=1e-3, rtol=1e-3
+    )
+
+
+def test_candidates(unet):
+    assert Mode() not in modes(unet, 1e-5, False)
+    assert all(m.dtype is None and not m.compiled for m in modes(unet, 1e-5, False))
+    assert any(m.dtype == "bfloat16" for m in modes(unet, 3e-2, False))
+    assert any(m.compiled for m in modes(unet, 1e-5, True))
+    assert not any(m.channels_last for m in modes(fixture("dit"), 1e-5, False) if m.matmul == "highest" and m.dtype)
+
+
+def test_only_what_is_surely_faster_and_exact_enough_is_chosen():
+    def tried(time, high, error):
+        return Tried(Mode("medium"), time, time - 0.1, high, error)
+
+    assert Choice("m", "exact", 2, (tried(0.9, 1.02, 0.0), tried(0.5, 0.6, 1e-3))).fastest is None
+    best = Choice("m", "near", 2, (tried(0.9, 0.95, 0.0), tried(0.5, 0.6, 1e-3))).fastest
+    assert best is not None and best.time == 0.5
+
+
+def test_choices_are_measured_once_and_remembered():
+    model = suffuse.load("digits")
+    fast = suffuse.tuned(model, rounds=5)
+    (kept,) = calibrations().values()
+    assert str(chosen(kept)).startswith("digits, 2 rows, exact")
+    before = calibration_file().stat().st_mtime_ns
+    again = suffuse.tuned(model)
+    assert calibration_file().stat().st_mtime_ns == before and again.mode == fast.mode
+    a, b = (m.generate("3", steps=2).latents for m in (model, fast))
+    torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+    assert fast.fingerprint == model.fingerprint
+
+
+def test_an_unknown_speed():
+    with pytest.raises(BadInput, match="did you mean exact"):
+        suffuse.tuned(suffuse.load("digits"), "exct")
