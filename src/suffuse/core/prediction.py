@@ -135,7 +135,7 @@ class Affine(Prediction):
         kx, ke, _ = self.row
         z, value, det = self._solution
         of_z, of_value = (c_x * ke - c_e * kx) / det, (c_e * self.a - c_x * self.s) / det
-        if not (det.shared and 0.0 < abs(det.d) < math.inf):
+        if not (isinstance(det.d, float) and 0.0 < abs(det.d) < math.inf):
             told = (abs(det) > 0.0) & (abs(det) < math.inf)
             of_z, of_value = where(told, of_z, c_x / self.a), where(told, of_value, ZERO)
         return combine((of_z, z), (of_value, value))
