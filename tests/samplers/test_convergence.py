@@ -17,7 +17,7 @@ from suffuse.core.process import Gaussian as Process
 from suffuse.core.step import Hook, Sampler, Step, StepFunction
 from suffuse.core.value import Coef
 from suffuse.processes import VE, VP, Cosine, Flow, Table
-from suffuse.samplers import DDIM, DEIS, DPMSolverPP, Euler, Heun, RhoRK, UniPC
+from suffuse.samplers import DDIM, DEIS, PNDM, DPMSolverPP, Euler, Heun, RhoRK, UniPC
 from suffuse.testing.analytic import Gaussian, GaussianMixture
 
 MEANS = torch.tensor([[1.0, 0.5], [-0.8, 0.9], [0.1, -1.2]], dtype=torch.float64)
@@ -51,7 +51,7 @@ def error(sampler: Sampler, process: Process, n: int) -> float:
 
 SOLVERS = [DDIM(), Euler(), Heun(), RhoRK(2), RhoRK(3), RhoRK(4), DPMSolverPP(1), DPMSolverPP(2), DPMSolverPP(3),
            UniPC(1), UniPC(2), UniPC(3), UniPC(2, "bh1"), DEIS(0), DEIS(1), DEIS(2), DEIS(3), DEIS(3, "rhoAB"),
-           DEIS(3, "logrhoAB"), DEIS(3, "iPNDM")]  # fmt: skip
+           DEIS(3, "logrhoAB"), DEIS(3, "iPNDM"), PNDM()]  # fmt: skip
 
 
 @pytest.mark.parametrize("process", [VP(), Flow()], ids=lambda p: type(p).__name__)
