@@ -9,9 +9,13 @@ __getattr__, __dir__ = lazy(
     {
         "BDIAInversion": "bdia",
         "Code": "code",
+        "CycleDiffusion": "cyclediffusion",
         "DDIMInversion": "ddim_inversion",
         "DiffEdit": "diffedit",
         "DirectInversion": "direct_inversion",
+        "Canvas": "layers",
+        "Stroke": "layers",
+        "diffusion_brush": "brush",
         "EditBench": "edit_bench",
         "Inverter": "inverter",
         "Plan": "inverter",
