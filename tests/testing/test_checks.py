@@ -39,7 +39,7 @@ from suffuse.guidance.structured import StructuredDiffusion
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.probing import SeedStudy
-from suffuse.resolution import MultiDiffusion, Upsampler
+from suffuse.resolution import MSWMSA, MultiDiffusion, RAUNet, Upsampler
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
 from suffuse.testing import Subject, all_checks, check_method, fixtures
@@ -165,10 +165,12 @@ EXAMPLES = {
         LinearSolver.of(DDIM(), denoiser("mixture").process, Grid(torch.linspace(1, 0, 4)))
     ),
     "MultiDiffusion": lambda: Subject(MultiDiffusion(4, jitter=True, batch=4)),
+    "MSWMSA": lambda: Subject(MSWMSA(above=0.5)),
     "MaskedBlend": lambda: Subject(MaskedBlend(), known),
     "OLSS": lambda: Subject(OLSS.fit(denoiser("mixture"), states("mixture", ROWS), steps=STEPS)),
     "PPAP": lambda: Subject(PPAP(experts(), 3.0, one)),
     "PrecisionRecall": lambda: compared(PrecisionRecall),
+    "RAUNet": lambda: Subject(RAUNet(strided=(0.0, 0.6), pooled=(0.0, 0.0))),
     "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),
     "SEGA": lambda: Subject(SEGA(CONCEPTS)),
@@ -194,6 +196,8 @@ EXAMPLES = {
     **{
         name: lambda name=name: Subject(getattr(editing, name)(), apart=BESIDE)
         for name in (
+            "BDIAInversion",
+            "CycleDiffusion",
             "DiffEdit",
             "DirectInversion",
             "KeepOutside",
