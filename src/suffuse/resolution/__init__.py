@@ -11,6 +11,8 @@ __getattr__, __dir__ = lazy(
         "Cosine": "tiles",
         "Flat": "tiles",
         "MultiDiffusion": "multidiffusion",
+        "MSWMSA": "window_attention",
+        "RAUNet": "rau_net",
         "SizeContext": "size_context",
         "Upsampler": "upsampling",
         "VariableSize": "variable_size",
