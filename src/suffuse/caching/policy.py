@@ -33,6 +33,14 @@ class CachePolicy(Patch):
         """Whether what the site adds to its input is reused, and not its output: so with layers of transformers."""
         return site.kind == "block" and site.stage == "body"
 
+    def store(self, call: Call, value: Any) -> None:
+        """Remember what a site computed, or what it added."""
+        call.memory["last"] = value if self.kept(call.site) else pytree.tree_map(hollow, value)
+
+    def recall(self, call: Call) -> Any:
+        """What is reused of what was remembered."""
+        return call.memory["last"]
+
     def around(self, call: Call) -> Any:
         if call.at is None:
             return call()
@@ -42,13 +50,12 @@ class CachePolicy(Patch):
 
     def _computed(self, call: Call) -> Any:
         out = call()
-        reused = _combined(out, passed(call), -1.0) if self.residual(call.site) else out
-        call.memory["last"] = reused if self.kept(call.site) else pytree.tree_map(hollow, reused)
+        self.store(call, _combined(out, passed(call), -1.0) if self.residual(call.site) else out)
         return out
 
     def _reused(self, call: Call) -> Any:
-        last = call.memory["last"]
-        return _combined(last, passed(call), 1.0) if self.residual(call.site) else last
+        value = self.recall(call)
+        return _combined(value, passed(call), 1.0) if self.residual(call.site) else value
 
 
 class CacheTable(CachePolicy):
