@@ -10,6 +10,9 @@ __getattr__, __dir__ = lazy(
         "AutoDiffusion": "autodiffusion",
         "BAC": "bac",
         "DeepCache": "deepcache",
+        "FasterDiffusion": "faster_diffusion",
         "FirstBlockCache": "first_block",
+        "TaylorSeer": "taylor_seer",
+        "PriorNoiseInjection": "faster_diffusion",
     },
 )
