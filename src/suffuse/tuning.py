@@ -174,8 +174,7 @@ def _network(denoiser: Denoiser) -> Network:
 
 
 def _example(model: Model, rows: int) -> tuple[torch.Tensor, Cond]:
-    size, space = model.defaults.size, model.codec.space
-    shape = (rows, space.channels, size[0] // space.factor, size[1] // space.factor)
+    shape = (rows, *model.codec.space.shape(model.defaults.size))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     cond = model.condition([None] * rows)
     return x, model.denoiser.prepare(cond)

@@ -75,8 +75,7 @@ class Pictures:
 
 def place(loaded: Model, texts: Sequence[Caption]) -> dict[str, Any]:
     """What `sample` and every `fit` need to make pictures of captions."""
-    space, (height, width) = loaded.codec.space, loaded.defaults.size
-    shape = (space.channels, height // space.factor, width // space.factor)
+    shape = loaded.codec.space.shape(loaded.defaults.size)
     return {
         "denoiser": loaded.denoiser,
         "x": (len(texts), *shape),

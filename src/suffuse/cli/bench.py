@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -80,8 +81,7 @@ def loop(
     loaded = load(model)
     cond, shape = loaded.condition(None), (1, *loaded.setting().shape)
     if len(shape) == 1:
-        size, space = loaded.defaults.size, loaded.codec.space
-        shape = (1, space.channels, size[0] // space.factor, size[1] // space.factor)
+        shape = (1, *loaded.codec.space.shape(loaded.defaults.size))
     x, times = torch.randn(shape), torch.linspace(1, 0, steps + 1)[:-1].tolist()
 
     @torch.no_grad()
@@ -123,6 +123,33 @@ def sampler(
         ],
         as_json=as_json,
     )
+
+
+@app.command()
+def peers(
+    model: Annotated[str, typer.Option(help="UNet or flow transformer on which all are compared.")] = "shapes",
+    captions: Annotated[int, typer.Option(min=8, help="Validation captions, for quality.")] = 128,
+    rounds: Rounds = 5,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Let ours try torch.compile; takes minutes.")] = False,
+    threads: Threads = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write the table to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ours beside diffusers as it comes and at its best, and other caches; speed-ups in three classes, never mixed."""
+    from suffuse import load
+    from suffuse.core.environment import processor, versions
+    from suffuse.core.files import write_json
+    from suffuse.testing.peer_arms import arms
+    from suffuse.testing.peers import compare, table
+
+    limit(threads)
+    baseline, others = arms(model, compiled)
+    loaded = load(model)
+    shape = loaded.codec.space.shape(loaded.defaults.size)
+    found = table(compare(baseline, others, shape, captions=captions, rounds=rounds))
+    if output is not None:
+        write_json(output, {"model": model, "captions": captions, "rows": found, **versions(), **processor()})
+    show(found, as_json=as_json)
 
 
 def _print(what: str, measured: Paired, more: dict[str, Any], as_json: bool) -> None:

@@ -157,8 +157,7 @@ def _captions(number: int) -> list[str]:
 
 
 def _place(loaded: Any, prompts: Sequence[str | None], number: int) -> dict[str, Any]:
-    space, (height, width) = loaded.codec.space, loaded.defaults.size
-    shape = (space.channels, height // space.factor, width // space.factor)
+    shape = loaded.codec.space.shape(loaded.defaults.size)
     turns = [prompts[i % len(prompts)] for i in range(number)]
     return {
         "denoiser": loaded.denoiser,

@@ -28,6 +28,10 @@ class Space:
     channels: int
     factor: int = 1
 
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) of the state of a picture of so many pixels, (height, width)."""
+        return self.channels, size[0] // self.factor, size[1] // self.factor
+
 
 class Codec(nn.Module, ABC):
     """Maps pictures to states and back."""

@@ -18,7 +18,7 @@ def predicts_noise(model: Model) -> bool:
     One evaluation on pure noise of the model's own size, without a prompt.
     """
     net: Any = model.denoiser
-    size = tuple(side // model.codec.space.factor for side in model.defaults.size)
-    x = Keyed(0).normal(torch.zeros(1, model.codec.space.channels, *size, device=model.device), [0], "kind")
+    shape = model.codec.space.shape(model.defaults.size)
+    x = Keyed(0).normal(torch.zeros(1, *shape, device=model.device), [0], "kind")
     out = net(x, Coef(1.0), model.condition()).value
     return torch.corrcoef(torch.stack([x.flatten(), out.float().flatten()]))[0, 1].item() > 0.5

@@ -1,0 +1,152 @@
+"""The arms of the comparison with peers: diffusers as it comes and at its best, other caches, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from suffuse.caching import DeepCache, FirstBlockCache, TaylorSeer
+from suffuse.core.errors import Refused
+from suffuse.core.model import Model
+from suffuse.guidance import CFG
+from suffuse.loading.sources import load
+from suffuse.samplers import DDIM, DPMSolverPP, Euler, UniPC
+from suffuse.tuning import tuned
+
+from .peers import Arm, own, stock
+
+STEPS = 50
+"""Steps of the baseline: DDIM or Euler, float32, CFG in one batch."""
+
+ROWS = 8
+"""Evaluations in one network call of a timed picture set: 4 pictures under CFG."""
+
+
+def arms(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
+    """Baseline and arms for a bundled model or another of its kind.
+
+    Args:
+        name: as `suffuse.load` takes it.
+        compiled: let ours try torch.compile.
+    """
+    net = type(load(name).net).__name__
+    if net not in KINDS:
+        raise Refused(f"model {name!r}: {net} has no peers here; compare on {', '.join(KINDS)}")
+    return KINDS[net](name, compiled)
+
+
+def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
+    """Baseline and arms for a UNet with cross-attention, such as `shapes`."""
+    import diffusers
+
+    model = load(name)
+    w = _scale(model)
+    best: Any = diffusers.DPMSolverMultistepScheduler
+    exact = tuned(model, "exact", rows=ROWS, compiled=compiled)
+
+    def pipe(change: Callable[[Any], object] = lambda pipe: None) -> Any:
+        made = load(name).to_diffusers()  # of its own, because foreign caches change modules
+        change(made)
+        return made
+
+    def solver(made: Any) -> Any:
+        return best.from_config(made.scheduler.config)
+
+    plain = pipe()
+    baseline = stock(plain, f"DDIM, {STEPS} steps", steps=STEPS, guidance=w)
+    few = [(pipe(), n) for n in (20, 10)]
+    arms = [stock(p, f"DPM-Solver++ 2M, {n} steps", steps=n, guidance=w, scheduler=solver(p)) for p, n in few]
+    if find_spec("DeepCache"):
+        cached = pipe(_deepcache_package)
+        arms.append(stock(cached, f"DDIM, {STEPS} steps, interval 3", steps=STEPS, guidance=w, by="DeepCache"))
+        both = pipe(_deepcache_package)
+        arms.append(
+            stock(
+                both,
+                "DPM-Solver++ 2M, 20 steps, interval 2",
+                steps=20,
+                guidance=w,
+                scheduler=solver(both),
+                by="DeepCache",
+            )  # fmt: skip
+        )
+    cache, half = DeepCache(every=3), CFG(w).during(0.0, 0.5)
+    arms += [
+        own(model, f"DDIM, {STEPS} steps", sampler=DDIM(), steps=STEPS, guidance=w),
+        own(exact, f"DDIM, {STEPS} steps, tuned", sampler=DDIM(), steps=STEPS, guidance=w),
+        own(model, f"DDIM, {STEPS} steps, {cache}", sampler=DDIM(), steps=STEPS, guidance=w, patches=[cache]),
+        own(exact, "DPMSolverPP(), 10 steps, tuned", sampler=DPMSolverPP(), steps=10, guidance=w),
+        own(exact, "UniPC(), 8 steps, tuned", sampler=UniPC(), steps=8, guidance=w),
+        own(exact, "UniPC(), 8 steps, CFG in the first half, tuned", sampler=UniPC(), steps=8, guidance=half),
+        own(model, "UniPC(), 10 steps, CFG in the first half, DeepCache(every=2)", sampler=UniPC(), steps=10,
+            guidance=half, patches=[DeepCache(every=2)]),
+    ]  # fmt: skip
+    return baseline, arms
+
+
+def flow(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
+    """Baseline and arms for a flow transformer of Stable Diffusion 3's kind, such as `shapes-flow`."""
+    model = load(name)
+    w = _scale(model)
+    exact, near = (tuned(model, speed, rows=ROWS, compiled=compiled) for speed in ("exact", "near"))
+
+    def pipe(change: Callable[[Any], object] = lambda pipe: None) -> Any:
+        made = load(name).to_diffusers()
+        change(made)
+        return made
+
+    baseline = stock(pipe(), f"Euler, {STEPS} steps", steps=STEPS, guidance=w)
+    arms = [
+        stock(pipe(), "Euler, 25 steps", steps=25, guidance=w),
+        stock(pipe(_first_block), f"Euler, {STEPS} steps, first-block cache 0.1", steps=STEPS, guidance=w),
+        stock(pipe(_taylor), f"Euler, {STEPS} steps, TaylorSeer 4", steps=STEPS, guidance=w),
+    ]
+    if find_spec("cache_dit"):
+        arms.append(stock(pipe(_cache_dit), f"Euler, {STEPS} steps", steps=STEPS, guidance=w, by="cache-dit"))
+    half = CFG(w).during(0.0, 0.5)
+    first, seer = FirstBlockCache(0.1), TaylorSeer(every=4)
+    arms += [
+        own(model, f"Euler, {STEPS} steps", sampler=Euler(), steps=STEPS, guidance=w),
+        own(exact, f"Euler, {STEPS} steps, tuned exact", sampler=Euler(), steps=STEPS, guidance=w),
+        own(near, f"Euler, {STEPS} steps, tuned near", sampler=Euler(), steps=STEPS, guidance=w),
+        own(model, f"Euler, {STEPS} steps, {first}", sampler=Euler(), steps=STEPS, guidance=w, patches=[first]),
+        own(model, f"Euler, {STEPS} steps, {seer}", sampler=Euler(), steps=STEPS, guidance=w, patches=[seer]),
+        own(near, "UniPC(), 10 steps, tuned near", sampler=UniPC(), steps=10, guidance=w),
+        own(near, "UniPC(), 8 steps, CFG in the first half, tuned near", sampler=UniPC(), steps=8, guidance=half),
+    ]  # fmt: skip
+    return baseline, arms
+
+
+KINDS = {"UNet2DConditionModel": unet, "SD3Transformer2DModel": flow}
+
+
+def _scale(model: Model) -> float:
+    guidance: Any = model.defaults.guidance
+    return float(guidance.w)
+
+
+def _deepcache_package(pipe: Any) -> None:
+    from DeepCache import DeepCacheSDHelper
+
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=3, cache_branch_id=0)
+    helper.enable()
+
+
+def _first_block(pipe: Any) -> None:
+    from diffusers.hooks import FirstBlockCacheConfig
+
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+
+
+def _taylor(pipe: Any) -> None:
+    from diffusers.hooks import TaylorSeerCacheConfig
+
+    pipe.transformer.enable_cache(TaylorSeerCacheConfig(cache_interval=4, max_order=1))
+
+
+def _cache_dit(pipe: Any) -> None:
+    import cache_dit
+
+    cache_dit.enable_cache(pipe)
