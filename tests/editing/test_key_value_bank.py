@@ -50,7 +50,7 @@ def test_concatenated_keys_are_the_targets_and_then_the_sources():
 def test_chosen_regions_are_attended_to_and_nothing_else():
     """Move(2, 1): the source outside of the new place, and the region at its old one, at 8 x 8 and at coarser sites."""
     _, found = seen(KVBank(**WHOLE, mixing=Chosen(Paste(2, 1))))
-    for (i, _, what), entry in found.items():
+    for (_, _, what), entry in found.items():
         if what == "probs":
             rows, _, p = entry
             p = p[rows.index(("cond", 2))].sum((0, 1))

@@ -71,7 +71,7 @@ class FeatureProbe(Patch):
 
 
 def bilinear(features: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, ..., C): features (B, C, h, w) at points (B, ..., 2), x and y in pixels of a picture of (height, width) `size`.
+    """(B, ..., C): features (B, C, h, w) at points (B, ..., 2), x and y in pixels of a picture of `size` (H, W).
 
     Pixel k spans k to k + 1. Beyond the border features are those at the border.
     """
