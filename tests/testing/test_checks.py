@@ -44,6 +44,7 @@ from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
 from suffuse.testing import Subject, all_checks, check_method, fixtures
 from suffuse.testing.checks.subject import ROWS, STEPS, denoiser, states
+from suffuse.training.buckets import Buckets
 from suffuse.training.denoising import Denoising
 
 FEATURES = ReaderFeatures()
@@ -146,14 +147,17 @@ EXAMPLES = {
     "BAC": scheduled,
     "Autoguidance": lambda: Subject(Autoguidance(IdentityAttention())),
     "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
+    "Buckets": lambda: Subject(Buckets({(4, 4): [], (8, 8): []}, (8, 8))),
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
     "ClassifierGuidance": lambda: Subject(ClassifierGuidance(noisy_classifier(), 3.0, target=1)),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
     "Concept": lambda: Subject(CONCEPTS[1]),
     "DensityCoverage": lambda: compared(DensityCoverage),
+    "DiffEditor": lambda: Subject(editing.DiffEditor(editing.Move(1, 0))),
     "Displaced": lambda: Subject(editing.Displaced(editing.Move(1, 0)), apart=BESIDE),
     "CyclicOneWay": lambda: Subject(editing.CyclicOneWay(cycles=1), path),
     "Diversify": lambda: Subject(editing.Diversify("a face"), path),
+    "DragonDiffusion": lambda: Subject(editing.DragonDiffusion(editing.Move(1, 0))),
     "EditHistory": lambda: Subject(EditHistory("a circle").add(CONCEPTS[0]).add(CONCEPTS[1]).undo()),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
     "FirstBlockCache": lambda: Subject(FirstBlockCache(threshold=1.0)),
@@ -174,6 +178,7 @@ EXAMPLES = {
     "PPAP": lambda: Subject(PPAP(experts(), 3.0, one)),
     "PrecisionRecall": lambda: compared(PrecisionRecall),
     "RAUNet": lambda: Subject(RAUNet(strided=(0.0, 0.6), pooled=(0.0, 0.0))),
+    "RegionalSDE": lambda: Subject(editing.RegionalSDE(editing.Move(1, 0)), apart=BESIDE),
     "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
     "RegionEnergy": lambda: Subject(editing.RegionEnergy(editing.Move(1, 0)), apart=BESIDE),
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),
@@ -212,6 +217,7 @@ EXAMPLES = {
             "Pix2PixZero",
             "PlugAndPlay",
             "PromptToPrompt",
+            "TimeTravel",
         )
     },
 }

@@ -16,6 +16,10 @@ def _inside(net: Sites, outer: Iterable[Site]) -> list[Site]:
     return [site for site in net if site.name.startswith(roots)]
 
 
+def _of_role(net: Sites, *roles: str) -> list[Site]:
+    return _inside(net, [s for s in net.units if s.role in roles])
+
+
 def _transformers(net: Sites) -> list[Site]:
     outer = [s for s in net if s.kind in ("block", "unit") and s.role == "transformer"]
     return [s for s in _inside(net, outer) if s.kind == "norm" or ".norm" not in s.name]
@@ -27,10 +31,11 @@ PRESETS: dict[str, Callable[[Sites], list[Site]]] = {
     "attn-mlp": _transformers,
     "attn-only": lambda net: _inside(net, net.attention()),
     "cross-attn-only": lambda net: _inside(net, net.attention("cross")),
-    "unet-convblock-only": lambda net: _inside(net, [s for s in net.units if s.role in ("resnet", "down", "up")]),
+    "unet-convblock-only": lambda net: _of_role(net, "resnet", "down", "up"),
+    "resolution": lambda net: [*_of_role(net, "down", "up"), *(s for s in _of_role(net, "resnet") if s.kind == "norm")],
 }
 """Name -> layers: all; all linear ones; those of transformer layers but for the modulation of norms; those of
-attention; those of cross-attention; those of resnets and samplers."""
+attention; those of cross-attention; those of resnets and samplers; those of samplers, and the norms of resnets."""
 
 
 def chosen(net: Sites, where: Where, kinds: Sequence[str]) -> list[Site]:

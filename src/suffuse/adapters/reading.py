@@ -45,7 +45,7 @@ def load_adapters(path: str | Path, networks: Any, scale: float | None = None) -
     Raises:
         BadInput: pickled tensors. Damaged: missing or incomplete. Refused: it was made for another architecture.
     """
-    tensors, metadata = _tensors(Path(path))
+    tensors, metadata = read_tensors(Path(path))
     targets = _networks(networks)
     return {
         network: [_adapter(path, network, targets[network], kind, metadata, scale) for kind in _kinds(layers)]
@@ -86,7 +86,7 @@ def exchanged(module: Any, old: nn.Module, new: nn.Module) -> Any:
     return twin
 
 
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise Damaged(f"path: {path} is missing; name a safetensors file")
     try:

@@ -17,6 +17,7 @@ __getattr__, __dir__ = lazy(
         "Times": "denoising",
         "UniformTimes": "denoising",
         "Weight": "denoising",
+        "Buckets": "buckets",
         "Copy": "followers",
         "EMA": "followers",
         "Immiscible": "immiscible",
