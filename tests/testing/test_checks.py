@@ -39,12 +39,20 @@ from suffuse.guidance.structured import StructuredDiffusion
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.probing import SeedStudy
-from suffuse.resolution import MSWMSA, MultiDiffusion, RAUNet, Upsampler
+from suffuse.resolution import (
+    MSWMSA,
+    DilatedSampling,
+    KeepStatistics,
+    LowBand,
+    MultiDiffusion,
+    RAUNet,
+    SkipResidual,
+    Upsampler,
+)
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
 from suffuse.testing import Subject, all_checks, check_method, fixtures
 from suffuse.testing.checks.subject import ROWS, STEPS, denoiser, states
-from suffuse.training.buckets import Buckets
 from suffuse.training.denoising import Denoising
 
 FEATURES = ReaderFeatures()
@@ -115,6 +123,13 @@ def path(name, n):
     return Cond(alt={"path": Cond({"states": known, "mask": (x[:, :1] > 0).float()})})
 
 
+def guided(name, n):
+    """What larger pictures follow."""
+    x = states(name, ROWS + 1)[1 : n + 1]
+    guide = {"x0": x, "noise": x.flip(-1), "mean": x.flatten(1).mean(1), "std": x.flatten(1).std(1)}
+    return Cond(alt={"guide": Cond(guide)})
+
+
 def golden():
     """Not fitted: the checks are of where it acts, not of what it learned."""
     with torch.random.fork_rng(devices=[]):
@@ -147,7 +162,6 @@ EXAMPLES = {
     "BAC": scheduled,
     "Autoguidance": lambda: Subject(Autoguidance(IdentityAttention())),
     "Alternate": lambda: Subject(conditioning.Alternate(("a", "b"))),
-    "Buckets": lambda: Subject(Buckets({(4, 4): [], (8, 8): []}, (8, 8))),
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
     "ClassifierGuidance": lambda: Subject(ClassifierGuidance(noisy_classifier(), 3.0, target=1)),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
@@ -171,6 +185,10 @@ EXAMPLES = {
     "LinearSolver": lambda: Subject(
         LinearSolver.of(DDIM(), denoiser("mixture").process, Grid(torch.linspace(1, 0, 4)))
     ),
+    "DilatedSampling": lambda: Subject(DilatedSampling(4, batch=4)),
+    "KeepStatistics": lambda: Subject(KeepStatistics(), guided),
+    "LowBand": lambda: Subject(LowBand(), guided),
+    "SkipResidual": lambda: Subject(SkipResidual(), guided),
     "MultiDiffusion": lambda: Subject(MultiDiffusion(4, jitter=True, batch=4)),
     "MSWMSA": lambda: Subject(MSWMSA(above=0.5)),
     "MaskedBlend": lambda: Subject(MaskedBlend(), known),

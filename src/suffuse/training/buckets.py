@@ -13,7 +13,6 @@ from torch import Tensor
 from ..core.errors import BadInput
 from ..core.model import Model
 from ..core.noise import Noise
-from ..core.registry import method
 from ..core.training import Batch, Roles, Source
 from .sources import Shuffled, seekable
 
@@ -21,7 +20,6 @@ Size = tuple[int, int]
 """Height and width of pictures, in pixels."""
 
 
-@method(paper="resadapter", tags=("training",))
 @dataclass(frozen=True, eq=False)
 class Buckets:
     """Batches of one size each, drawn with p(s) ~ |s - s0|^2 for sizes s = (height, width) and the native size s0.
