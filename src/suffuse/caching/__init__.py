@@ -12,7 +12,9 @@ __getattr__, __dir__ = lazy(
         "DeepCache": "deepcache",
         "FasterDiffusion": "faster_diffusion",
         "FirstBlockCache": "first_block",
-        "TaylorSeer": "taylor_seer",
+        "plan_acceleration": "planning",
         "PriorNoiseInjection": "faster_diffusion",
+        "RAS": "ras",
+        "TaylorSeer": "taylor_seer",
     },
 )

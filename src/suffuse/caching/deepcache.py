@@ -16,7 +16,7 @@ from .policy import CacheTable
 from .probe import similarity_probe
 
 
-@method(paper="deepcache")
+@method(paper="deepcache", tags=("saves depth",))
 @dataclass(frozen=True)
 class DeepCache(CacheTable):
     """Every N-th step runs the whole UNet and keeps the feature that enters the decoder at skip branch m; the steps

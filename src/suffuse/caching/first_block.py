@@ -18,7 +18,7 @@ from ..core.site import Site, Sites
 from .skipping import passed
 
 
-@method(paper="first-block-cache")
+@method(paper="first-block-cache", tags=("saves depth",))
 @dataclass(frozen=True)
 class FirstBlockCache(Patch):
     """The first block of a transformer always runs; where what it adds has hardly changed, the sum of what all blocks

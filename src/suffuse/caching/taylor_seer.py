@@ -19,7 +19,7 @@ from ..core.value import Coef
 from .policy import CacheTable
 
 
-@method(paper="taylorseer")
+@method(paper="taylorseer", tags=("saves depth",))
 @dataclass(frozen=True)
 class TaylorSeer(CacheTable):
     """Every N-th step computes all attention and feed-forward units; the steps between take

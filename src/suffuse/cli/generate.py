@@ -43,6 +43,9 @@ def generate(
     ] = None,
     spacing: Annotated[str | None, typer.Option(help="Where the steps lie, such as 'Karras()'.")] = None,
     patch: Patches = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="File of `suffuse plan`: sampler, steps, guidance, patches.")
+    ] = None,
     hook: Annotated[list[str] | None, typer.Option("--hook", help="Change to the steps; may be given again.")] = None,
     negative: Annotated[str | None, typer.Option(help="What to lead away from; as the prompt.")] = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
@@ -68,6 +71,7 @@ def generate(
 ) -> None:
     """Make pictures of a prompt; from another picture with --image, in a part of it with --mask."""
     from suffuse import load, tuned
+    from suffuse.caching.planning import load_recipe
     from suffuse.conditioning.prompts import read_prompt
 
     target = output or Path("out") / f"{_slug(prompt)}-{seed}{'' if number > 1 else '.png'}"
@@ -77,12 +81,17 @@ def generate(
     loaded = load(model)
     if speed:
         loaded = tuned(loaded, speed, rows=2 * (batch or number))
+    how: dict[str, Any] = {
+        "steps": steps, "guidance": guidance_of(guidance), "sampler": plugin(sampler) if sampler else None,
+        "patches": [plugin(p) for p in patch or ()],
+    }  # fmt: skip
+    if plan:
+        how = {**load_recipe(plan), **{k: v for k, v in how.items() if v not in (None, [])}}
     started = time.perf_counter()
     with Bar(as_json) as bar:
         images = loaded.generate(
-            words, negative_prompt=against, n=number, steps=steps, guidance=guidance_of(guidance), seed=seed,
-            sampler=plugin(sampler) if sampler else None, spacing=plugin(spacing) if spacing else None,
-            patches=[plugin(p) for p in patch or ()], hooks=[plugin(h) for h in hook or ()],
+            words, negative_prompt=against, n=number, seed=seed, spacing=plugin(spacing) if spacing else None,
+            hooks=[plugin(h) for h in hook or ()], **how,
             image=image, mask_image=mask, strength=strength, height=height, width=width, batch=batch, truncate=truncate,
             progress=bar.advance,
         )  # fmt: skip

@@ -32,7 +32,7 @@ def cosine(x: Value, y: Value) -> Tensor:
     return dot(x, y) / (norm(x) * norm(y)).clamp(min=1e-30)
 
 
-@method(paper="adaptive-guidance")
+@method(paper="adaptive-guidance", tags=("saves guidance",))
 @dataclass(frozen=True)
 class AdaptiveGuidance(Guidance):
     """CFG until gamma_t = cos(e(x_t, c), e(x_t, null)) exceeds a threshold, then the conditional prediction alone.
@@ -119,7 +119,7 @@ class AdaptiveGuidance(Guidance):
         return cls(w, min(candidates, key=lambda threshold: abs(spent(threshold) - share)), space)
 
 
-@method(paper="adaptive-guidance")
+@method(paper="adaptive-guidance", tags=("saves guidance",))
 @dataclass(frozen=True)
 class LinearAG(Guidance):
     """CFG in which chosen steps estimate e(x_t, null) = sum_{j<=i} b^c_j e_j(c) + sum_{j<i} b^n_j e_j(null).
@@ -214,7 +214,7 @@ def _estimate(weights: Sequence[float], history: Sequence[Value]) -> Value:
     return combine(*zip(weights, history, strict=True))
 
 
-@method(paper="adaptive-guidance")
+@method(paper="adaptive-guidance", tags=("saves guidance",))
 @dataclass(frozen=True)
 class ScheduledCFG(Guidance):
     """CFG with a scale for every step: 1 is the conditional and 0 the unconditional prediction, at one evaluation.

@@ -17,7 +17,7 @@ from ..core.value import Coef, Value, batch_size
 from .kinds import in_kind
 
 
-@method(paper="guidance-interval")
+@method(paper="guidance-interval", tags=("saves guidance",))
 @dataclass(frozen=True)
 class GuidanceInterval(Guidance):
     """The guidance inside for low < sigma <= high, the plain conditional prediction at all other noise levels.
