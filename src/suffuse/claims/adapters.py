@@ -57,7 +57,7 @@ TRIALS = [
     Trial(LoKr(8, where="full"), 4e-3, 1),
     Trial(LoKr(100000, factor=4, where="full"), 2e-3, 1),
     Trial(DiagOFT(8, where="full"), 2e-3, 1),
-    Trial(BOFT(8, where="full"), 2e-3, 1),
+    Trial(BOFT(8, where="full"), 5e-4, 1),
     Trial(IA3(where="full"), 2e-2, 1),
     Trial(Norms(), 1e-2, 1),
     Trial(FullWeight(where="full"), 1e-3, 1),
