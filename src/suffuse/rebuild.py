@@ -77,6 +77,7 @@ def replay(
         image=image,
         mask_image=mask_image,
         strength=recipe.get("strength"),
+        upscale=parse(recipe["upscale"]) if "upscale" in recipe else None,
         truncate=True,
     )
 

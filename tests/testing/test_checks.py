@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from suffuse import conditioning, editing, noise
-from suffuse.caching import BAC, AutoDiffusion, FirstBlockCache
+from suffuse.caching import BAC, RAS, AutoDiffusion, FirstBlockCache
 from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
 from suffuse.core.engine import grid_of, place_of
@@ -197,6 +197,7 @@ EXAMPLES = {
     "PrecisionRecall": lambda: compared(PrecisionRecall),
     "RAUNet": lambda: Subject(RAUNet(strided=(0.0, 0.6), pooled=(0.0, 0.0))),
     "RegionalSDE": lambda: Subject(editing.RegionalSDE(editing.Move(1, 0)), apart=BESIDE),
+    "RAS": lambda: Subject(RAS(dense=0.0, resets=())),
     "Restorer": lambda: Subject(Restorer(denoiser("unet"))),
     "RegionEnergy": lambda: Subject(editing.RegionEnergy(editing.Move(1, 0)), apart=BESIDE),
     "Reweight": lambda: Subject(editing.Reweight("circle"), apart=BESIDE),

@@ -31,6 +31,7 @@ from .tuned import Mode, Tuned
 if TYPE_CHECKING:
     from ..editing.code import Code
     from ..editing.task import Edits
+    from ..resolution.progressive import Progressive
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ class Model:
         prompt: Prompt | Sequence[Prompt] | None = None,
         *,
         negative_prompt: Prompt | Sequence[Prompt] | None = None,
-        image: Picture | Sequence[Picture] | None = None,
+        image: Picture | Sequence[Picture] | Images | None = None,
         mask_image: Picture | Sequence[Picture] | None = None,
         strength: float | None = None,
         steps: int | None = None,
@@ -79,7 +80,9 @@ class Model:
         width: int | None = None,
         latents: Tensor | None = None,
         truncate: bool = False,
+        upscale: Progressive | None = None,
         progress: Callable[[Step], None] | None = None,
+        preview: Callable[[Images], None] | None = None,
         callback_on_step_end: Callable[..., Mapping[str, Tensor] | None] | None = None,
         generator: torch.Generator | None = None,
         num_inference_steps: int | None = None,
@@ -92,7 +95,7 @@ class Model:
             prompt: text, a value such as `Blend` (suffuse.conditioning), or name or number of a class; a list makes
                 pictures of each.
             negative_prompt: what guidance leads away from; `Switch` makes it another one in later steps.
-            image: picture to start from.
+            image: picture to start from; with `upscale` the first phase, also what an earlier `generate` returned.
             mask_image: white where `image` is to change, black where it is to stay; grey blends.
             strength: share of the steps made from `image`, 0 to 1; default 0.8, with a mask 1.
             steps: steps of the full grid (diffusers' `num_inference_steps`).
@@ -105,7 +108,10 @@ class Model:
             height, width: in pixels; default those of `image`, else the model's own.
             latents: (B, C, h, w) start states instead of noise.
             truncate: cut off the end of a prompt that is too long, instead of refusing it.
+            upscale: how pictures become larger than the model's own size, such as `DemoFusion()`: the first phase has
+                the model's size and the proportions of `height` and `width`, or is `image`.
             progress: called with each step before it is made.
+            preview: called with the pictures of each phase of `upscale`.
             callback_on_step_end: function(model, step, timestep, {"latents": x}); may return changed latents.
 
         Raises:
@@ -116,23 +122,86 @@ class Model:
         n = whole("n", one_of("n", n, "num_images_per_prompt", num_images_per_prompt, 1))
         spacing = spacing or (sampler and sampler.spacing) or self.defaults.spacing
         sampler = sampler or self.defaults.sampler
-        size = self._size(height, width, image)
-        shape = (self.codec.space.channels, *(side // self.codec.space.factor for side in size))
+        pictures = image.images if isinstance(image, Images) else image
+        large = size = self._size(height, width, pictures)
+        if upscale is not None:
+            if mask_image is not None or strength is not None:
+                raise BadInput("mask_image, strength: of a run of one size; leave them out with upscale")
+            size = self._first_size(upscale, large, pictures)
+        shape = self.codec.space.shape(size)
         grid = spacing.grid(self.denoiser.process, steps, shape)
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
         plugins = (chosen, sampler, *hooks, *patches)
-        return Generation(
+        generation = Generation(
             model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
             patches=patches, hooks=hooks, shape=shape, progress=progress, callback=callback_on_step_end,
             cond=self._encode(prompts, negatives, plugins, size=size, grid=grid, truncate=truncate),
             ids=identities(samples, len(prompts)),
             grid=grid,
             noise=noise_of(seed, generator, noise),
-            source=self._source(image, mask_image, strength, size, len(prompts), latents),
+            source=self._source(pictures, mask_image, strength, large, len(prompts), latents),
             latents=self._latents(latents, shape, len(prompts)),
             batch=len(prompts) if batch is None else whole("batch", batch),
-        ).run()  # fmt: skip
+        )  # fmt: skip
+        if upscale is None:
+            return generation.run()
+
+        from ..resolution.progressive import enlarged
+
+        def encode(size: Size, grid: Grid) -> Cond:
+            return self._encode(prompts, negatives, plugins, size=size, grid=grid, truncate=truncate)
+
+        start = None
+        if image is not None:
+            x0 = image.latents if isinstance(image, Images) else self.encode(to_tensor(image, size))
+            start = fitting("image", x0, len(prompts))
+        sizes = upscale.sizes(size, large, self.defaults.multiple)
+        return enlarged(generation, start, upscale, sizes, encode, preview)
+
+    def _first_size(self, upscale: Progressive, large: Size, image: Any) -> Size:
+        """Size of the first phase: that of the picture, as near as the model can, or the method's choice."""
+        if image is None:
+            return upscale.first(self.defaults.size, large, self.defaults.multiple)
+        return self._near(tuple(to_tensor(image).shape[-2:]))
+
+    def _near(self, size: Sequence[float]) -> Size:
+        """The nearest size that the model can make."""
+        k = self.defaults.multiple
+        height, width = (max(1, round(side / k)) * k for side in size)
+        return height, width
+
+    def upscale(
+        self,
+        image: Picture | Sequence[Picture] | Images,
+        prompt: Prompt | Sequence[Prompt] | None = None,
+        *,
+        factor: float = 2.0,
+        height: int | None = None,
+        width: int | None = None,
+        method: Progressive | None = None,
+        **settings: Any,
+    ) -> Images:
+        """Larger pictures with details that the model knows: `generate` from pictures, by a method of `upscale`.
+
+        Args:
+            image: pictures, or what `generate` or an earlier `upscale` returned, from whose states it goes on exactly.
+            prompt: what they show.
+            factor: how much larger, where neither `height` nor `width` is given.
+            height, width: in pixels.
+            method: default `DiffuseHigh()`.
+            settings: those of `generate`.
+        """
+        from ..resolution.diffusehigh import DiffuseHigh
+
+        if (height is None) != (width is None):
+            raise BadInput(f"height={height}, width={width}: give both, or a factor")
+        own = to_tensor(image.images if isinstance(image, Images) else image).shape[-2:]
+        near = self._near([factor * side for side in own])
+        return self.generate(
+            prompt, image=image, upscale=method or DiffuseHigh(), height=height or near[0], width=width or near[1],
+            **settings,
+        )  # fmt: skip
 
     def condition(
         self,
