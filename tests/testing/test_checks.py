@@ -219,6 +219,7 @@ EXAMPLES = {
     "ScaleShift": lambda: Subject(noise.ScaleShift(1.5)),
     "SeedBank": lambda: Subject(noise.SeedBank((3, 4))),
     "SeedStudy": lambda: Subject(SeedStudy(torch.zeros(2, 2, 3, 8, 8), {"score": torch.zeros(2, 2)})),
+    "VariationSeed": lambda: Subject(noise.VariationSeed(3, 4, 0.2)),
     "VendiScore": lambda: Subject(VendiScore(FEATURES)),
     "Weighted": lambda: Subject(conditioning.Weighted("a (red:1.5) [circle]")),
     **{
