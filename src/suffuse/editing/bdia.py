@@ -15,6 +15,7 @@ from ..core.step import Hook, Step, StepFunction
 from ..core.value import Value
 from ..samplers.bdia import BDIA
 from .code import Code
+from .ddim_inversion import ReverseDDIM
 from .inverter import Inverter, Plan
 
 
@@ -65,9 +66,14 @@ class BDIAInversion(Inverter, Hook):
 
 @dataclass(frozen=True)
 class _Mirrored(Hook):
-    """Counts steps as decoding counts those that ask at the same state, for what holds in a part of the run."""
+    """Counts steps as decoding counts those that ask at the same state, for what holds in a part of the run.
+
+    The first step asks at the later of its times: of noise in the picture itself a network knows nothing.
+    """
 
     n: int
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
-        return step(x, at.but(i=self.n - at.i, n=self.n))
+        here = at.but(i=self.n - at.i, n=self.n)
+        z = step(x, here)
+        return step.using(sampler=ReverseDDIM())(x, here) if at.first else z
