@@ -25,5 +25,6 @@ __getattr__, __dir__ = lazy(
         "ScaleShift": "shifts",
         "ShiftedStart": "shifts",
         "Standardise": "shifts",
+        "VariationSeed": "variation",
     },
 )

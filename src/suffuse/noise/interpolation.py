@@ -28,6 +28,7 @@ from ..core.step import Guidance
 from ..core.value import Coef, combine
 from ..images import Picture, to_pil, to_tensor
 from ..samplers.ancestral import DDIM
+from .variation import spherical
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +108,7 @@ class Slerp(Interpolation):
 
     def between(self, ends: Ends, f: float) -> Tensor:
         x_a, x_b = ends.noisy
-        cosine = (x_a * x_b).sum() / (x_a.norm() * x_b.norm())
-        theta = torch.arccos(cosine.clamp(-1.0, 1.0).double())
-        if float(theta) < 1e-6:  # the same picture twice
-            return x_a
-        low, high = (float(torch.sin(part * theta) / torch.sin(theta)) for part in (1.0 - f, f))
-        return low * x_a + high * x_b
+        return spherical(x_a[None], x_b[None], f)[0]
 
 
 @method(paper="noisediffusion")
