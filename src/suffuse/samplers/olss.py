@@ -91,12 +91,25 @@ class OLSS(LinearSolver):
         recorded = record(denoiser, x, sampler=DDIM(), steps=fine, guidance=guidance, setting=setting, **run)
         process = denoiser.process.given(denoiser.prepare(run.get("cond", EMPTY)))
         assert isinstance(process, Gaussian)
+        return cls.of_record(
+            recorded, process, steps, place_of(denoiser, Grid(torch.tensor(recorded.times)), DDIM(), guidance, setting)
+        )
+
+    @classmethod
+    def of_record(cls, recorded: Trajectory, process: Gaussian, steps: int, setting: Setting) -> OLSS:
+        """The same from a run that was recorded already, by whatever solver: one run serves every number of steps.
+
+        Args:
+            recorded: a fine run of one evaluation a step.
+            process: on which it ran.
+            steps: n of the solver, fewer than recorded.
+            setting: where the fine run took place.
+        """
         states, outputs = compressed(recorded, process)
         path = shortest_path(states, outputs, steps)
-        grid = Grid(torch.tensor([recorded.times[i] for i in path], dtype=torch.float64))
-        place = replace(place_of(denoiser, grid, DDIM(), guidance, setting), sampler="")
+        times = tuple(round(recorded.times[i], 10) for i in path)
         forms = [form_of(recorded.predictions[i]) for i in path[:-1]]
-        return cls(fit_table(states[:, path], outputs[:, path[:-1]], forms), place)
+        return cls(fit_table(states[:, path], outputs[:, path[:-1]], forms), replace(setting, sampler="", times=times))
 
 
 def form_of(p: Affine) -> tuple[float, float]:
