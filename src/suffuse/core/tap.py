@@ -122,7 +122,8 @@ def bind(item: Patch | Adapter, net: Any) -> Binding:
     """A patch or adapter made ready for one network: its sites tapped, its parts found by name."""
     sites = sites_of(net)
     if isinstance(item, Adapter):
-        by_name = {s.name: s for s in sites if s.module is not None}
+        # as the patch sees its sites, where it still chooses them: a layer may be a site of several kinds
+        by_name = {s.name: s for s in (*sites, *item.patch.sites(sites)) if s.module is not None}
         missing = [n for n in item.names if n not in by_name]
         if missing:
             raise Refused(

@@ -14,5 +14,10 @@ __getattr__, __dir__ = lazy(
         "Experts": "experts",
         "MLP": "residual_mlp",
         "MLPFamily": "residual_mlp",
+        "PolicyTransformer": "policy_transformer",
+        "PolicyTransformerFamily": "policy_transformer",
+        "UViT": "uvit",
+        "UViTFamily": "uvit",
+        "assembled": "assembly",
     },
 )
