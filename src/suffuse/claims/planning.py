@@ -22,8 +22,8 @@ from .claim import Cell, Table, at_most, claim
 BUDGET, TOLERANCE, CAPTIONS = 0.35, 1.1, 64
 
 OPTIONS = (
-    *(Option("steps", {"sampler": UniPC(), "steps": n}) for n in (25, 16, 10)),
-    *(Option("guidance", {"guidance": CFG(mw.GUIDANCE).during(0.0, stop)}) for stop in (0.7, 0.5)),
+    *(Option("steps", {"sampler": UniPC(), "steps": n}) for n in (16, 10)),
+    *(Option("guidance", {"guidance": CFG(mw.GUIDANCE).during(0.0, stop)}) for stop in (0.7,)),
     *(Option("depth", {"patches": [DeepCache(every)]}) for every in (2, 3)),
 )
 
@@ -33,17 +33,18 @@ OPTIONS = (
     expect={
         "MACs of the best stack": at_most(0.35),
         "error of the best stack / baseline": at_most(TOLERANCE),
-        "MACs, best stack / best single option": at_most(1.0),
+        "MACs, best stack / best single option": at_most(0.9),
     },
     budget=600,
 )
 def efficient_survey(seed: int) -> Table:
     """12 stacks of solver, guidance window and cache on `shapes`, against 50 steps of DDIM with CFG, 64 validation
-    captions. An error is one minus the reader's score of a caption's objects. The best stack is the one of fewest
-    multiplications whose mean error is at most 1.1 times the baseline's; so is the best single option.
+    captions of three objects, which the model does not always get right. An error is one minus the reader's score of a
+    caption's objects. The best stack of two options or more is the one of fewest multiplications whose mean error is at
+    most 1.1 times the baseline's; so is the best single option.
     """
     loaded = mw.model()
-    texts = [str(c) for c in mw.captions(CAPTIONS)]
+    texts = [str(c) for c in mw.captions(CAPTIONS, objects=3)]
     found = plan_acceleration(
         loaded, texts, budget=BUDGET, tolerance=TOLERANCE, options=OPTIONS, error=_missed, steps=50, seed=seed
     )
@@ -53,7 +54,8 @@ def efficient_survey(seed: int) -> Table:
         for s in found.stacks
     ]  # fmt: skip
     kept = [s for s in found.stacks if s.error.mean <= TOLERANCE]
-    best, single = _cheapest(kept), _cheapest([s for s in kept if len(s.options) < 2])
+    best = _cheapest([s for s in kept if len(s.options) > 1] or kept)
+    single = _cheapest([s for s in kept if len(s.options) < 2])
     return Table(
         rows,
         {
