@@ -86,3 +86,38 @@ def test_nothing_is_fitted_to_the_pooled_text_of_a_unet():
     assert set(code.extras) == {"text"}
     assert set(NullText(1).encode(plan("sd3"), pictures("sd3"), prompts("sd3")[0]).extras) == {"text", "pooled"}
     assert torch.isfinite(code.extras["text"]).all()
+
+
+def test_one_null_for_all_steps():
+    a, _ = prompts("unet")
+    code = NullText(2, rate=0.1, each=False).encode(plan("unet"), pictures("unet"), a)
+    text = code.extras["text"]
+    assert bool((text == text[:, :1]).all()) and not torch.equal(text[:, 0], a.alt["null"]["text"])
+
+
+@pytest.mark.parametrize("pivot", ["noise", "none"])
+def test_random_pivots_start_from_noise(pivot):
+    a, b = prompts("unet")
+    p = plan("unet")
+    code = NullText(2, rate=0.1, pivot=pivot).encode(p, pictures("unet"), a)
+    z = p.noise.normal(code.x, range(2), "pivot/0" if pivot == "none" else "pivot")
+    process, t = p.denoiser.process, p.grid.node(0)
+    assert close(code.x, process.alpha(t) * pictures("unet") + process.sigma(t) * z)
+    assert torch.isfinite(decode(p, code, a, b).source).all()
+
+
+def test_the_prompt_may_be_fitted_instead():
+    a, b = prompts("unet")
+    p, fit = plan("unet"), NullText(6, rate=0.1, stop=0.0, branch="cond")
+    code = fit.encode(p, pictures("unet"), a)
+    plain = decode(p, DDIMInversion().encode(p, pictures("unet"), a), a, b)
+    found = decode(p, code, a, b)
+    assert (found.source - pictures("unet")).square().mean() < 0.9 * (plain.source - pictures("unet")).square().mean()
+    assert close(found.target, plain.target)  # it has its own prompt
+
+
+def test_unknown_ablations_are_refused():
+    with pytest.raises(BadInput, match="pivot='inversoin'"):
+        NullText(pivot="inversoin")
+    with pytest.raises(BadInput, match="branch='target'"):
+        NullText(branch="target")
