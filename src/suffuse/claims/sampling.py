@@ -18,7 +18,7 @@ from suffuse.core.value import flat
 from suffuse.evaluation import statistics
 from suffuse.guidance.cfg import CFG
 from suffuse.processes import VP, Flow
-from suffuse.samplers import DDIM, DEIS, DPMSolverPP, Heun, Quadratic, RhoRK, UniPC
+from suffuse.samplers import DDIM, DEIS, DPMSolverPP, Heun, RhoRK, UniPC
 from suffuse.testing.analytic import GaussianMixture
 
 from . import microworld as mw
@@ -35,9 +35,7 @@ CAPTIONS, GUIDED = 96, 24
         "mixture: tAB3 / tAB2": at_most(1.0),
         "mixture: tAB2 / tAB1": at_most(1.0),
         "mixture: degree 0 - DDIM": at_most(1e-10),
-        # The card's starting value was 0.8. On 24 captions seed 0 gave 0.87 [0.73, 0.95] and seed 1 0.94 [0.81, 1.00]:
-        # a few captions whose runs branch late carry the error of every solver in the table.
-        "shapes: tAB3 / DDIM": at_most(0.95),
+        "shapes: tAB3 / DDIM": at_most(0.8),
     },
     budget=600,
 )
@@ -47,8 +45,12 @@ def deis(seed: int) -> Table:
     Mixture: 8 modes with means from N(0, I) and standard deviation 0.5 in 16 dimensions, known in closed form; the
     variance-preserving process from t = 1 to 0.001 on a quadratic grid; 20 evaluations (as many as fit, for methods of
     several a step), 512 samples, against Heun with 4000 steps; the same on rectified flow as rows. `shapes`: latents of
-    96 validation captions without guidance, 10 evaluations on a quadratic grid to pure data, against Heun with 60 steps
-    on the same grid; the same with guidance, on 24 of them, as rows.
+    96 validation captions without guidance, 10 evaluations on the model's even timesteps, against Heun with 60 steps on
+    even ones; the same with guidance, on 24 of them, as rows.
+
+    `shapes` ran on the quadratic grid at first, too, and all solvers ended at 0.82 to 0.95 of DDIM, far from the
+    reference: of ten steps that grid has five below t = 0.25, where Stable Diffusion's table leaves little to do. On
+    even timesteps every solver, DDIM as well, ends nearer to the reference.
     """
     rows: list[Mapping[str, Cell]] = []
     found = _mixture(VP(), seed, rows)
@@ -117,7 +119,7 @@ def _degree_zero(seed: int) -> float:
 def _latents(w: float, n: int, seed: int, rows: list[Mapping[str, Cell]]) -> dict[str, np.ndarray]:
     """(n,) squared errors of each multistep solver at 10 steps of `shapes`, with guidance of scale w."""
     loaded = mw.model()
-    run = {**mw.place(loaded, mw.captions(n)), "spacing": Quadratic(), "guidance": CFG(w), "noise": seed}
+    run = {**mw.place(loaded, mw.captions(n)), "guidance": CFG(w), "noise": seed}
     end = sample(**run, sampler=Heun(), steps=60).x
     errors = {}
     for name, (sampler, each) in SOLVERS.items():
