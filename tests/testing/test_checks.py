@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from suffuse import conditioning, editing, noise
-from suffuse.caching import BAC, RAS, AutoDiffusion, FirstBlockCache
+from suffuse.caching import BAC, RAS, AutoDiffusion, FirstBlockCache, MultiUNetSwitching
 from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
 from suffuse.core.engine import grid_of, place_of
@@ -40,6 +40,7 @@ from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.probing import SeedStudy
 from suffuse.resolution import (
+    FSTD,
     MSWMSA,
     DilatedSampling,
     KeepStatistics,
@@ -100,6 +101,14 @@ def scheduled():
     """Of the run that the checks make, on the network with the most layers."""
     place = {"denoiser": denoiser("sd3"), "x": states("sd3", ROWS), "cond": Subject(None).conditions("sd3", ROWS)}
     return Subject(BAC.fit(**place, sampler=DDIM(), steps=STEPS, updates=1))
+
+
+def switching():
+    """To the same network with other weights."""
+    light = fixtures.fixture("unet")
+    with torch.no_grad():
+        light.net.conv_out.weight.mul_(1.5)
+    return Subject(MultiUNetSwitching(light, every=2))
 
 
 def skipping():
@@ -172,9 +181,12 @@ EXAMPLES = {
     "CyclicOneWay": lambda: Subject(editing.CyclicOneWay(cycles=1), path),
     "Diversify": lambda: Subject(editing.Diversify("a face"), path),
     "DragonDiffusion": lambda: Subject(editing.DragonDiffusion(editing.Move(1, 0))),
+    "SPICE": lambda: Subject(editing.SPICE("a red circle")),
+    "Stage": lambda: Subject(editing.Stage(denoiser("unet"))),
     "EditHistory": lambda: Subject(EditHistory("a circle").add(CONCEPTS[0]).add(CONCEPTS[1]).undo()),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
     "FirstBlockCache": lambda: Subject(FirstBlockCache(threshold=1.0)),
+    "FSTD": lambda: Subject(FSTD(4, batch=4)),
     "FrechetDistance": lambda: compared(FrechetDistance),
     "GoldenNoise": golden,
     "GradientGuidance": lambda: Subject(GradientGuidance(ClassScore(noisy_classifier(), 1), 3.0, look_ahead=True)),
@@ -192,6 +204,7 @@ EXAMPLES = {
     "MultiDiffusion": lambda: Subject(MultiDiffusion(4, jitter=True, batch=4)),
     "MSWMSA": lambda: Subject(MSWMSA(above=0.5)),
     "MaskedBlend": lambda: Subject(MaskedBlend(), known),
+    "MultiUNetSwitching": switching,
     "OLSS": lambda: Subject(OLSS.fit(denoiser("mixture"), states("mixture", ROWS), steps=STEPS)),
     "PPAP": lambda: Subject(PPAP(experts(), 3.0, one)),
     "PrecisionRecall": lambda: compared(PrecisionRecall),
@@ -231,6 +244,7 @@ EXAMPLES = {
             "DirectInversion",
             "KVBank",
             "KeepOutside",
+            "LatentDrag",
             "LocalBlend",
             "MasaCtrl",
             "NullText",
