@@ -5,5 +5,12 @@ from __future__ import annotations
 from ..core.registry import lazy
 
 __getattr__, __dir__ = lazy(
-    __name__, {"PixelUnshuffle": "unshuffled", "Pixels": "pixel", "VAE": "autoencoder", "VQ": "vector_quantised"}
+    __name__,
+    {
+        "PixelUnshuffle": "unshuffled",
+        "Pixels": "pixel",
+        "TiledVAE": "tiled",
+        "VAE": "autoencoder",
+        "VQ": "vector_quantised",
+    },
 )

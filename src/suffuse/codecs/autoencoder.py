@@ -19,7 +19,7 @@ class VAE(Codec):
     """z = (encoder(x) - shift) scale;  x = decoder(z / scale + shift).
 
     Tiling and slicing for large pictures are switched on the module itself, as in diffusers
-    (`codec.vae.enable_tiling()`).
+    (`codec.vae.enable_tiling()`); `TiledVAE` is the whole picture's result in tiles.
 
     Args:
         vae: diffusers' AutoencoderKL.

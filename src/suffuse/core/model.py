@@ -280,6 +280,10 @@ class Model:
         """The same model told otherwise what to make."""
         return replace(self, conditioner=conditioner)
 
+    def with_codec(self, codec: Codec) -> Model:
+        """The same model with another way between pictures and states, such as `TiledVAE` for large pictures."""
+        return replace(self, codec=codec)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Model:
         """Move its modules, in place, and return it."""
         for module in (self.conditioner, self.codec, self.denoiser):

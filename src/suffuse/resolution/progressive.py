@@ -112,7 +112,7 @@ def _phase(
 ) -> Generation:
     """The run that makes pictures of this size from the states of the phase before."""
     model, space = generation.model, generation.model.codec.space
-    shape = (space.channels, *(side // space.factor for side in size))
+    shape = space.shape(size)
     whole = generation.spacing.grid(model.denoiser.process, generation.grid.n, shape)
     grid = Grid(whole.times[whole.n - max(1, round(method.strength * whole.n)) :])
     noise = generation.noise.fold(f"{size[0]}x{size[1]}")
