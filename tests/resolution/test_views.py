@@ -14,7 +14,7 @@ from suffuse.core.recording import Recorder
 from suffuse.core.value import Coef
 from suffuse.guidance import CFG, AdaptiveGuidance
 from suffuse.processes.continuous import VP
-from suffuse.resolution import Bell, Cosine, Flat, MultiDiffusion
+from suffuse.resolution import FSTD, Bell, Cosine, Flat, MultiDiffusion
 from suffuse.resolution.tiles import Box
 from suffuse.resolution.views import View, ask, cut, overlapping, parted
 from suffuse.samplers import DDIM, DPMSolverPP
@@ -55,7 +55,7 @@ def test_one_view_is_the_plain_run():
 
 @pytest.mark.parametrize("method", [
     MultiDiffusion(8), MultiDiffusion(8, weight=Bell()), MultiDiffusion(8, 0.3, Cosine(), jitter=True),
-    MultiDiffusion(8, wrap=True), MultiDiffusion(6, 1.0),
+    MultiDiffusion(8, wrap=True), MultiDiffusion(6, 1.0), FSTD(8),
 ], ids=str)  # fmt: skip
 def test_views_of_a_pointwise_network_are_the_plain_run(method):
     net, x = Pointwise(), large(2, 20, 27)
@@ -184,3 +184,17 @@ def test_weights():
     half = Cosine().profile(8)
     torch.testing.assert_close(half[:4] + half[4:], torch.ones(4))
     assert Bell(0.5).profile(3).tolist() == pytest.approx([0.1353, 1.0, 0.1353], abs=1e-4)
+
+
+def test_moving_tiles_cover_everything_once_and_cost_no_overlap():
+    steps = [r.at for r in trace(Pointwise(), large(1, 24, 20), sampler=DDIM(), steps=8) if r.at is not None]
+    for at in steps:
+        count = torch.zeros(24, 20)
+        views = FSTD().views((24, 20), (8, 8), at)
+        for view in views:
+            assert 0 <= view.box.top <= 16 and 0 <= view.box.left <= 12
+            view.box.add(count, view.weight)
+        assert torch.equal(count, torch.ones(24, 20)) and len(views) <= 16
+    fixed = FSTD(moving=False).views((24, 16), (8, 8), steps[0])
+    assert len(fixed) == 6 and all(bool((v.weight == 1).all()) for v in fixed)
+    assert len({tuple(v.box for v in FSTD().views((24, 20), (8, 8), at)) for at in steps}) == len(steps)

@@ -14,6 +14,7 @@ __getattr__, __dir__ = lazy(
         "DemoFusion": "demofusion",
         "DiffuseHigh": "diffusehigh",
         "DilatedSampling": "demofusion",
+        "FSTD": "shifted_tiles",
         "Flat": "tiles",
         "KeepStatistics": "demofusion",
         "LowBand": "low_band",
