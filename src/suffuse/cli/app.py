@@ -21,6 +21,7 @@ from . import (
     search,
     seeds,
     select,
+    upscale,
     world,
     zoo,
 )
@@ -52,6 +53,7 @@ for command in (
     generate.generate,
     generate.replay,
     edit.edit,
+    upscale.upscale,
     select.select,
     interpolate.interpolate,
     plan.plan,

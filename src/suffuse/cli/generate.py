@@ -64,6 +64,10 @@ def generate(
             "'near' up to that of bfloat16. Measured at first use, then remembered."
         ),
     ] = None,
+    upscale: Annotated[
+        str | None,
+        typer.Option(help="How pictures become larger than the model's own size, such as 'DemoFusion()'."),
+    ] = None,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut a prompt that is too long instead of refusing it.")
     ] = False,
@@ -93,7 +97,7 @@ def generate(
             words, negative_prompt=against, n=number, seed=seed, spacing=plugin(spacing) if spacing else None,
             hooks=[plugin(h) for h in hook or ()], **how,
             image=image, mask_image=mask, strength=strength, height=height, width=width, batch=batch, truncate=truncate,
-            progress=bar.advance,
+            upscale=plugin(upscale) if upscale else None, progress=bar.advance,
         )  # fmt: skip
     seconds = time.perf_counter() - started
     files = images.save(target)
