@@ -215,10 +215,12 @@ class Call:
         if self.level + 1 < len(self.chain):
             deeper = Call(self.module, self.inner, args, kwargs, self.frame, self.chain, self.rows, self.level + 1)
             return deeper.patch.around(deeper)
-        if self.rows == self.frame.rows or len(self.frame.rows) < len(self.rows):
+        frame = self.frame
+        if self.rows != frame.rows and len(self.rows) <= len(frame.rows):
+            frame = replace(frame, rows=self.rows, t=self.t, cond=self.cond)
+        if frame is stack.frame:
             return self.inner(*args, **kwargs)
-        # sites inside see the rows that were taken
-        with using(frame=replace(self.frame, rows=self.rows, t=self.t, cond=self.cond)):
+        with using(frame=frame):  # sites inside see the rows that were taken, or repeated
             return self.inner(*args, **kwargs)
 
     def _changed(self, changes: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -245,6 +247,15 @@ class Call:
             args = (x[index], t[index], cond[index])
         picked = tuple(self.rows[i] for i in rows)
         return Call(self.module, self.inner, args, kwargs, self.frame, self.chain, picked, self.level)
+
+    def repeat(self, paths: Sequence[str]) -> Call:
+        """The same call of the whole network with all its rows once on each of these branches, one after the other."""
+        x, t, cond = self.args
+        index = torch.arange(len(self.rows)).repeat(len(paths))
+        args = (x[index], t[index], cond[index])
+        rows = tuple((f"{path}/{own}", sample) for path in paths for own, sample in self.rows)
+        frame = replace(self.frame, rows=rows, t=args[1], cond=args[2])
+        return Call(self.module, self.inner, args, self.kwargs, frame, self.chain, rows, self.level)
 
     def split(self, chosen: Sequence[bool], some: Callable[[Call], Any], rest: Callable[[Call], Any]) -> Any:
         """What `some` returns for the chosen rows and `rest` for the others, in the order of the batch."""

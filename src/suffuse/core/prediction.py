@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .value import Coef, Value, combine, put, where
 
@@ -66,9 +67,18 @@ KINDS = {k.name: k for k in (EPS, X0, V, FLOW, SCORE, RESIDUAL)}
 
 
 class Prediction(ABC):
-    """A guess of the clean state behind each row; `x0` is that guess, in the state's own form."""
+    """A guess of the clean state behind each row; `x0` is that guess, in the state's own form.
+
+    Kinds of prediction are dataclasses, and pytrees of their fields: kept in memory, and joined by rows.
+    """
 
     x0: Any
+
+    def __init_subclass__(cls) -> None:
+        def parts(p: Any) -> tuple[list[Any], None]:
+            return [getattr(p, f.name) for f in fields(p)], None
+
+        pytree.register_pytree_node(cls, parts, lambda values, _: cls(*values))
 
     @abstractmethod
     def mix(self, weights: Sequence[Any], others: Sequence[Any]) -> Any:
