@@ -48,6 +48,13 @@ class Patch(Plugin):
         """At attention sites: probabilities (B, heads, queries, keys)."""
         return p
 
+    def product(self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor | None:
+        """At attention sites without a mask: softmax(scale q k^T) v in another way; None leaves it to torch.
+
+        It is asked only where nobody watches the probabilities; of several patches the innermost that answers counts.
+        """
+        return None
+
     def watches(self, call: Call) -> bool:
         """Whether `probs` is wanted of this call; the probabilities are formed only where some patch watches."""
         return type(self).probs is not Patch.probs
@@ -55,7 +62,8 @@ class Patch(Plugin):
     @property
     def attends(self) -> bool:
         """Whether it takes part in the attention product."""
-        return type(self).qkv is not Patch.qkv or type(self).probs is not Patch.probs
+        own = type(self)
+        return own.qkv is not Patch.qkv or own.probs is not Patch.probs or own.product is not Patch.product
 
     def during(self, start: float, stop: float) -> Patch:
         """This patch for the part of the run with start <= progress < stop, 0 to 1."""
@@ -127,6 +135,9 @@ class Windowed(Wrapped):
 
     def probs(self, call: Call, p: Tensor) -> Tensor:
         return self.inner.probs(call, p) if self.active(call) else p
+
+    def product(self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor | None:
+        return self.inner.product(call, q, k, v, scale) if self.active(call) else None
 
 
 @dataclass(frozen=True)

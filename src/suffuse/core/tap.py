@@ -87,6 +87,11 @@ class _Product(TorchFunctionMode):
             attn_mask = attn_mask[..., : key.shape[-2]]  # a patch may drop the last keys
         watchers = [c for c in self.calls if c.patch.watches(c)]
         if not watchers:
+            if attn_mask is None and not is_causal and not enable_gqa and not dropout_p:
+                factor = query.shape[-1] ** -0.5 if scale is None else scale
+                for call in reversed(self.calls):
+                    if (mixed := call.patch.product(call, query, key, value, factor)) is not None:
+                        return mixed
             return F.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
