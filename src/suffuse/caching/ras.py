@@ -77,7 +77,7 @@ class RAS(TokenSubset):
             return 1.0
         return min(max(self.ratio + self.drift * (at.progress - 0.5), 0.0), 1.0)
 
-    def metric(self, change: Tensor) -> Tensor:
+    def metric(self, call: Call, change: Tensor) -> Tensor:
         """(B, H, W) by which tokens are ranked, of the last change of the state (B, C, H, W)."""
         return change.std(1, correction=0)
 
@@ -105,7 +105,7 @@ class RAS(TokenSubset):
         tokens = rows * columns
         out = tokens - max(round(self.share(call.at) * tokens), 1)
         high = round(self.high * out)
-        m = self.metric(x - scope["x"]).view(len(x), rows, -1, columns, x.shape[-1] // columns).mean((2, 4)).flatten(1)
+        m = self.metric(call, x - scope["x"]).view(len(x), rows, -1, columns, x.shape[-1] // columns).mean((2, 4)).flatten(1)
         starved = torch.exp(self.starvation * scope["times"].flatten(1))
         skip = torch.zeros_like(m, dtype=torch.bool)
         skip.scatter_(1, (m / starved).topk(high).indices, True)
