@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from suffuse import conditioning, editing, noise
-from suffuse.caching import BAC, RAS, AutoDiffusion, FirstBlockCache, MultiUNetSwitching
+from suffuse.caching import BAC, RAS, AutoDiffusion, FasterDiffusion, FirstBlockCache, MultiUNetSwitching
 from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
 from suffuse.core.engine import grid_of, place_of
@@ -185,6 +185,7 @@ EXAMPLES = {
     "Stage": lambda: Subject(editing.Stage(denoiser("unet"))),
     "EditHistory": lambda: Subject(EditHistory("a circle").add(CONCEPTS[0]).add(CONCEPTS[1]).undo()),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
+    "FasterDiffusion": lambda: Subject(FasterDiffusion(every=2, ahead=2)),
     "FirstBlockCache": lambda: Subject(FirstBlockCache(threshold=1.0)),
     "FSTD": lambda: Subject(FSTD(4, batch=4)),
     "FrechetDistance": lambda: compared(FrechetDistance),

@@ -8,11 +8,12 @@ import torch
 
 from ...caching.policy import CachePolicy
 from ...core.cond import Cond
+from ...core.errors import Refused
 from ...core.grid import Grid
 from ...core.step import Guidance, Predict, Step
 from ...core.value import Coef, Value
 from .check import check
-from .subject import STEPS, Subject, close
+from .subject import STEPS, NotHere, Subject, close
 
 
 class _Watching(Guidance):
@@ -31,6 +32,9 @@ def reuse_is_exact_at_rest(subject: Subject) -> None:
     grid = Grid(torch.full((STEPS + 1,), 0.6, dtype=torch.float64))
     for name in subject.homes:
         watching = _Watching()
-        subject.with_method(name, guidance=watching, grid=grid)
+        try:
+            subject.with_method(name, guidance=watching, grid=grid)
+        except Refused as reason:
+            raise NotHere(f"it belongs to other times: {reason}") from reason
         for i, p in enumerate(watching.seen):
             close(p.value, watching.seen[0].value, f"the prediction of step {i} on {name}")
