@@ -34,5 +34,6 @@ __getattr__, __dir__ = lazy(
         "AdapterReport": "report",
         "Trial": "report",
         "grid": "report",
+        "MECondConv": "me_condconv",
     },
 )

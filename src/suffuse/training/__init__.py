@@ -49,5 +49,6 @@ __getattr__, __dir__ = lazy(
         "Trainer": "trainer",
         "Timesteps": "variational_bound",
         "VariationalBound": "variational_bound",
+        "BlockDistillation": "block_distillation",
     },
 )

@@ -1,0 +1,199 @@
+"""Claims of caches that are tables: site -> steps at which it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from suffuse.caching.faster_diffusion import FasterDiffusion, PriorNoiseInjection
+from suffuse.caching.feature_inheritance import FeatureInheritance, uniform
+from suffuse.caching.probe import similarity_probe
+from suffuse.caching.unet_switching import MultiUNetSwitching
+from suffuse.core.cond import Cond
+from suffuse.core.denoiser import Denoiser, Network
+from suffuse.core.model import Model
+from suffuse.core.training import Phase
+from suffuse.evaluation import statistics
+from suffuse.evaluation.diversity import HighFrequencyShare
+from suffuse.evaluation.pictures import Pictures
+from suffuse.evaluation.timing import operations, paired
+from suffuse.guidance.cfg import CFG
+from suffuse.networks.assembly import assembled
+from suffuse.samplers.ancestral import DDIM
+from suffuse.training.block_distillation import BlockDistillation
+from suffuse.training.optimisers import AdamW, WarmupDecay
+from suffuse.training.sources import Shuffled
+from suffuse.training.trainer import Trainer
+from suffuse.world import Caption, frozen, render
+from suffuse.world.data import batch
+
+from . import microworld as mw
+from .claim import Cell, Figure, Table, at_least, at_most, claim
+
+N = 128
+LIGHTER: Mapping[str, Any] = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "mid_block_type": None,
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+}
+"""`shapes` without its middle and without the transformers of its lowest resolution."""
+DISTILLATION = 200
+
+
+@claim(
+    paper="faster-diffusion",
+    expect={
+        "MACs": at_most(0.75),
+        "parallel - serial": at_most(1e-4),
+        "Frechet / full": at_most(1.1),
+        "steps at which the encoder changes less than the decoder": at_least(0.8),
+    },
+    budget=600,
+)
+def faster_diffusion(seed: int) -> Table:
+    """FasterDiffusion with the paper's key steps against the full run: `shapes`, 128 validation captions, 50 DDIM
+    steps, CFG 3, the same noise. MACs are counted where they are executed. Frechet distance is on the reader's features
+    to the true renderings of the captions. Parallel - serial: largest difference of final latents of 8 captions,
+    decoders in batches of 16 steps, as a share of the largest entry. Change of a step: relative L2 distance to the step
+    before, mean over the blocks of the encoder and of the decoder, 8 other captions.
+
+    Of prior noise injection: the high-frequency share of the pictures' energy, paired, without a band. Wall time is
+    that of one picture, interleaved pairs.
+    """
+    loaded, texts = mw.model(), mw.captions(N)
+    serial, parallel, injected = (FasterDiffusion(),), (FasterDiffusion(ahead=16),), (PriorNoiseInjection(),)
+    arms: dict[str, dict[str, Any]] = {
+        "full": {},
+        "key steps": {"patches": serial},
+        "key steps, injection": {"patches": serial, "hooks": injected},
+    }
+    made = {name: mw.run(loaded, texts, steps=50, seed=seed, **how) for name, how in arms.items()}
+    truth = render(frozen("validation")[0][:N]).rgb
+    distance = {name: pictures.distance(truth) for name, pictures in made.items()}
+    sharp = {name: HighFrequencyShare().score(Pictures(found.pixels)).numpy() for name, found in made.items()}
+    macs = {name: _macs(loaded, texts, 50, **how) for name, how in arms.items()}
+    ahead = mw.run(loaded, texts[:8], steps=50, seed=seed, patches=parallel).latents
+    alone = mw.run(loaded, texts[:8], steps=50, seed=seed, patches=serial).latents
+    rows: list[Mapping[str, Cell]] = [
+        {
+            "arm": name,
+            "MACs": macs[name] / macs["full"],
+            "captions with a missing object": statistics.proportion(made[name].wrong.numpy()),
+            "Frechet to truth": distance[name],
+            "high-frequency share": statistics.mean(sharp[name]),
+        }
+        for name in arms
+    ]
+
+    def one(patches: Sequence[FasterDiffusion] = ()) -> Any:
+        return mw.run(loaded, texts[:1], steps=50, patches=patches)
+
+    figures: dict[str, Figure] = {
+        "MACs": macs["key steps"] / macs["full"],
+        "parallel - serial": float((ahead - alone).abs().max() / alone.abs().max()),
+        "Frechet / full": distance["key steps"] / distance["full"],
+        "steps at which the encoder changes less than the decoder": _slower(loaded, seed),
+        "high-frequency share / full": statistics.ratio(sharp["key steps"], sharp["full"]),
+        "high-frequency share, injection / none": statistics.ratio(sharp["key steps, injection"], sharp["key steps"]),
+        "wall time, serial": paired(lambda: one(serial), one, rounds=5).ratio,
+        "wall time, parallel": paired(lambda: one(parallel), one, rounds=5).ratio,
+    }
+    return Table(rows, figures)
+
+
+def _slower(loaded: Model, seed: int) -> float:
+    """Share of steps at which the encoder's outputs change less than the decoder's."""
+    others = mw.place(loaded, mw.captions(200)[192:])
+    assert loaded.denoiser.sites is not None
+    blocks = loaded.denoiser.sites.blocks
+    names = {stage: [s.name for s in blocks if s.stage == stage] for stage in ("down", "up")}
+    found = similarity_probe(
+        **others, names=[*names["down"], *names["up"]], steps=50, sampler=DDIM(), guidance=CFG(mw.GUIDANCE), noise=seed
+    )
+    change = {
+        stage: torch.stack([found[name].l2.diagonal(-1) for name in chosen]).mean(0) for stage, chosen in names.items()
+    }
+    return (change["down"] < change["up"]).double().mean().item()
+
+
+@claim(
+    paper="a-sdm-inheritance",
+    expect={
+        "MACs": at_most(0.65),
+        "Frechet / full": at_most(1.1),
+        "Frechet of switching / student alone": at_most(1.0),
+    },
+    budget=600,
+)
+def a_sdm_inheritance(seed: int) -> Table:
+    """`shapes`, 128 validation captions, 25 DDIM steps, CFG 3, the same noise. Feature inheritance: parts computed at
+    every third step, chosen by `FeatureInheritance.fit` on 8 other captions for 0.63 of the MACs. Switching: every
+    second step is made by a light network, assembled from the blocks of `shapes` without its middle and its
+    lowest-resolution transformers, and distilled for 200 steps of 16 on outputs and on the decoder's features; against
+    that network alone. (A network of half the width cannot be assembled from trained blocks, so depth is cut.)
+
+    MACs are counted where they are executed. Frechet distance is on the reader's features to the true renderings of the
+    captions.
+    """
+    loaded, texts = mw.model(), mw.captions(N)
+    others = mw.place(loaded, mw.captions(200)[192:])
+    run: dict[str, Any] = {"sampler": DDIM(), "guidance": CFG(mw.GUIDANCE), "steps": 25, "noise": seed + 1}
+    inherited = FeatureInheritance.fit(**others, **run, macs=0.63, segments=uniform(3))
+    student = _student(loaded, seed)
+    arms: dict[str, dict[str, Any]] = {
+        "full": {},
+        "feature inheritance": {"patches": (inherited,)},
+        "student alone": {"hooks": (MultiUNetSwitching(student),)},
+        "switching": {"hooks": (MultiUNetSwitching(student, every=2),)},
+    }
+    made = {name: mw.run(loaded, texts, steps=25, seed=seed, **how) for name, how in arms.items()}
+    macs = {name: _macs(loaded, texts, 25, **how) for name, how in arms.items()}
+    truth = render(frozen("validation")[0][:N]).rgb
+    distance = {name: pictures.distance(truth) for name, pictures in made.items()}
+    rows: list[Mapping[str, Cell]] = [
+        {
+            "arm": name,
+            "MACs": macs[name] / macs["full"],
+            "captions with a missing object": statistics.proportion(made[name].wrong.numpy()),
+            "Frechet to truth": distance[name],
+        }
+        for name in arms
+    ]
+    rows.append({"arm": f"inherited: {', '.join(inherited.inherited)}"})
+    figures: dict[str, Figure] = {
+        "MACs": macs["feature inheritance"] / macs["full"],
+        "Frechet / full": distance["feature inheritance"] / distance["full"],
+        "Frechet of switching / student alone": distance["switching"] / distance["student alone"],
+        "MACs of switching": macs["switching"] / macs["full"],
+        "reader errors of inheritance / full": statistics.ratio(
+            made["feature inheritance"].error.numpy(), made["full"].error.numpy()
+        ),
+    }
+    return Table(rows, figures)
+
+
+def _student(loaded: Model, seed: int) -> Denoiser:
+    """The light network, distilled on pictures of the world; one caption of eight is left out, for guidance."""
+    teacher = loaded.denoiser
+    assert isinstance(teacher, Network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = assembled(teacher.net, **LIGHTER)
+    student = Network(net, teacher.family, teacher.process, teacher.kind)
+    views, captions = batch("train", 3, 1024, seed=seed)
+    latents = torch.cat([loaded.encode(rgb) for rgb in views.rgb.split(128)])
+    cond = loaded.condition([str(c) for c in captions])
+    null, left_out = cond.branch("null"), torch.arange(len(latents)) % 8 == 0
+    mixed = {k: torch.where(left_out.view(-1, *[1] * (v.ndim - 1)), null[k], v) for k, v in cond.entries.items()}
+    objective = BlockDistillation(tuple(f"up_blocks.{k}" for k in range(3)))
+    phase = Phase(objective, trains="student", optim=AdamW(5e-4, schedule=WarmupDecay(20, 0.5)), clip=1.0)
+    trainer = Trainer({"student": student, "teacher": teacher}, phase, seed=seed)
+    for _ in trainer.fit(Shuffled(latents, Cond(mixed), 16, seed), DISTILLATION):
+        pass
+    return student.eval().requires_grad_(False)
+
+
+def _macs(loaded: Model, texts: Sequence[Caption], steps: int, **how: Any) -> int:
+    return operations(lambda: mw.run(loaded, texts[:1], steps=steps, **how)) // 2
