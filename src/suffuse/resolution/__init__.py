@@ -7,6 +7,8 @@ from ..core.registry import lazy
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "ARAD": "any_size",
+        "AnySizeDiffusion": "any_size",
         "Bell": "tiles",
         "Blur": "bands",
         "Cosine": "tiles",
