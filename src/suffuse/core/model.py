@@ -161,6 +161,10 @@ class Model:
 
     def _first_size(self, upscale: Progressive, large: Size, image: Any) -> Size:
         """Size of the first phase: that of the picture, as near as the model can, or the method's choice."""
+        from ..resolution.progressive import Progressive
+
+        if not isinstance(upscale, Progressive):
+            raise BadInput(f"upscale: {upscale!r:.60} is no way to larger pictures; give one such as DiffuseHigh()")
         if image is None:
             return upscale.first(self.defaults.size, large, self.defaults.multiple)
         return self._near(tuple(to_tensor(image).shape[-2:]))
