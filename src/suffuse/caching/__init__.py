@@ -9,6 +9,7 @@ __getattr__, __dir__ = lazy(
     {
         "AutoDiffusion": "autodiffusion",
         "BAC": "bac",
+        "CFGCache": "faster_cache",
         "DeeDiff": "deediff",
         "DeepCache": "deepcache",
         "EarlyExit": "deediff",
@@ -18,6 +19,7 @@ __getattr__, __dir__ = lazy(
         "FirstBlockCache": "first_block",
         "FusedResnet": "kernels",
         "MultiUNetSwitching": "unet_switching",
+        "PAB": "pyramid_broadcast",
         "PartiallyFused": "kernels",
         "PriorNoiseInjection": "faster_diffusion",
         "RAS": "ras",
