@@ -13,6 +13,7 @@ __getattr__, __dir__ = lazy(
         "DeeDiff": "deediff",
         "DeepCache": "deepcache",
         "EarlyExit": "deediff",
+        "FasterCache": "faster_cache",
         "FasterDiffusion": "faster_diffusion",
         "FastKernels": "kernels",
         "FeatureInheritance": "feature_inheritance",
