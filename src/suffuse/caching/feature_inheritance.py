@@ -105,7 +105,8 @@ class FeatureInheritance(CacheTable):
         levels: Sequence[str] = ("block", "layer", "unit"),
         **run: Any,
     ) -> Self:
-        """The parts with the least error for what they save, as many as bring a run down to `macs`.
+        """The parts with the least error for what they save, as many as bring a run down to `macs`; a part takes the
+        place of those inside of it.
 
         Args:
             denoiser, x, levels, run: as for `sensitivity_table`.
@@ -120,8 +121,8 @@ class FeatureInheritance(CacheTable):
         for entry in sorted(table, key=lambda e: e.error / max(e.saved, 1e-12)):
             if 1.0 - sum(e.saved for e in chosen) <= macs:
                 break
-            if not any(_nested(entry.part, e.part) for e in chosen):
-                chosen.append(entry)
+            if not any(_inside(entry.part, e.part) for e in chosen):
+                chosen = [e for e in chosen if not _inside(e.part, entry.part)] + [entry]
         if (least := 1.0 - sum(e.saved for e in chosen)) > macs:
             raise BadInput(f"macs={macs}: with segments={segments} the least is {least:.2f}; compute at fewer steps")
         return cls(tuple(e.part for e in chosen), segments)
@@ -192,8 +193,8 @@ def level_of(site: Site) -> str:
     return "layer" if site.kind == "unit" and site.role in ("resnet", "transformer") else ""
 
 
-def _nested(a: str, b: str) -> bool:
-    return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
+def _inside(part: str, whole: str) -> bool:
+    return part.startswith(f"{whole}.")
 
 
 @dataclass(frozen=True, eq=False)
