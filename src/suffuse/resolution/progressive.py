@@ -116,7 +116,9 @@ def _phase(
     whole = generation.spacing.grid(model.denoiser.process, generation.grid.n, shape)
     grid = Grid(whole.times[whole.n - max(1, round(method.strength * whole.n)) :])
     noise = generation.noise.fold(f"{size[0]}x{size[1]}")
-    guide, cond = method.guide(model.codec, x0, (shape[1], shape[2])), encode(size, grid)
+    parts = x0.split(generation.batch)
+    guide = Cond.cat([method.guide(model.codec, part, (shape[1], shape[2])) for part in parts])
+    cond = encode(size, grid)
     z = noise.normal(guide["x0"], generation.ids, "start")
     return replace(
         generation,
