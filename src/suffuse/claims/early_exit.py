@@ -30,7 +30,7 @@ from suffuse.zoo.recipes import digits as recipe
 from . import digits
 from .claim import Cell, Table, at_least, at_most, claim
 
-DEPTH, WIDTH, TRAINING, BATCH, STEPS, SHARE, N = 8, 64, 2000, 32, 25, 0.6, 1000
+DEPTH, WIDTH, TRAINING, BATCH, STEPS, SHARE, N = 8, 64, 8000, 32, 25, 0.6, 1000
 SHAPE = (1, 8, 8)
 
 
@@ -50,10 +50,10 @@ class Trained:
         "Frechet distance / fixed depth": at_most(0.8),
         "Spearman of u and error": at_least(0.5),
     },
-    budget=600,
+    budget=1500,
 )
 def deediff(seed: int) -> Table:
-    """Early exits of a U-ViT of 8 layers on 8x8 digits, trained here for 2000 steps of 32 with its heads.
+    """Early exits of a U-ViT of 8 layers on 8x8 digits, trained here for 8000 steps of 32 with its heads.
 
     1000 pictures in 25 DDIM steps; theta is set on 256 others so that 60 % of the layers run. Frechet distance to all
     digits on the features of a classifier trained here;

@@ -95,5 +95,5 @@ def _plan() -> tuple[float, str, Estimate]:
 
     a, b = value(fast), value(loaded.denoiser)
     layers = len({name for name, _, _ in found.report})
-    time = paired(lambda: value(fast), lambda: value(loaded.denoiser), rounds=15).ratio
+    time = paired(lambda: value(fast), lambda: value(loaded.denoiser), rounds=60).ratio
     return float((a - b).abs().max() / b.abs().max()), f"{len(found.plan.kernels)} of {layers} layers", time
