@@ -29,7 +29,8 @@ class RAS(TokenSubset):
 
     Args:
         ratio: r, mean share of the tokens that run at a sparse step, above 0 to 1; 1 is the plain network.
-        high: share of the tokens left out that is taken from the high end, 0 to 1. The paper's code uses 0.3 on SD3.
+        high: share of the tokens left out that is taken from the high end, 0 to 1. The paper's code uses 1, and 0.3 on
+            SD3.
         starvation: k >= 0; the paper uses 0.1 to 1.
         dense: share of the run at its start where all tokens run, 0 to 1.
         resets: places in the run, 0 to 1, of single steps where all tokens run.
@@ -51,7 +52,7 @@ class RAS(TokenSubset):
     """
 
     ratio: float = 0.5
-    high: float = 0.3
+    high: float = 1.0
     starvation: float = 1.0
     dense: float = 0.15
     resets: tuple[float, ...] = (0.43, 0.72)
@@ -105,7 +106,8 @@ class RAS(TokenSubset):
         tokens = rows * columns
         out = tokens - max(round(self.share(call.at) * tokens), 1)
         high = round(self.high * out)
-        m = self.metric(call, x - scope["x"]).view(len(x), rows, -1, columns, x.shape[-1] // columns).mean((2, 4)).flatten(1)
+        m = self.metric(call, x - scope["x"])
+        m = m.view(len(x), rows, m.shape[1] // rows, columns, -1).mean((2, 4)).flatten(1)
         starved = torch.exp(self.starvation * scope["times"].flatten(1))
         skip = torch.zeros_like(m, dtype=torch.bool)
         skip.scatter_(1, (m / starved).topk(high).indices, True)
