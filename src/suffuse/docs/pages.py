@@ -13,11 +13,13 @@ from . import matrices
 from .gallery import gallery_page
 from .methods import methods_page
 from .papers import papers_page
+from .results import results_page
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "gallery.md": lambda: gallery_page(folder()),
     "methods.md": methods_page,
     "papers.md": papers_page,
+    "results.md": results_page,
     "matrix-architectures.md": lambda: matrices.architectures_page(folder()),
     "matrix-methods.md": lambda: matrices.methods_page(folder()),
     "matrix-guidance.md": lambda: matrices.guidance_page(folder()),
