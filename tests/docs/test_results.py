@@ -19,7 +19,7 @@ def test_every_evidence_file_has_a_section(monkeypatch):
             },
         }
     }  # fmt: skip
-    monkeypatch.setattr(evidence, "read", lambda key: found.get(key))
+    monkeypatch.setattr(evidence, "read", lambda key, at=None: found.get(key))
     text = results_page()
     assert "1 claims were run; 0 passed." in text and "One sentence over two lines." in text and "More." not in text
     assert "| a | 0.512 [0.4, 0.61] | at most 0.6 | not firm |" in text
