@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class View:
     weight: Tensor
 
 
+Told: TypeAlias = Callable[[Cond, View, tuple[int, int]], Cond]
+
+
 class Views(Guidance):
     """eps(x) = sum_k W_k eps(x[F_k], cond[F_k]) / sum_k W_k over the views k of a state, F_k where they lie.
 
@@ -60,6 +63,10 @@ class Views(Guidance):
     def views(self, size: tuple[int, int], window: tuple[int, int], at: Step) -> list[View]:
         """The views of a state of this size; windows are no larger than it."""
 
+    def told(self, cond: Cond, view: View, size: tuple[int, int]) -> Cond:
+        """The condition of a view of a state of this size."""
+        return cut(cond, view, size)
+
     def windows(self, predict: Predict, x: Tensor) -> tuple[int, int]:
         """Height and width of a view, no larger than the state."""
         if not isinstance(x, Tensor) or x.ndim != 4:
@@ -70,12 +77,19 @@ class Views(Guidance):
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         views = self.views((x.shape[-2], x.shape[-1]), self.windows(predict, x), at)
         if len(views) == 1:
-            return predict(x, t, cond)
-        return joined(ask(predict, x, t, cond, views, self.batch), views, x)
+            return predict(x, t, self.told(cond.at(t), views[0], (x.shape[-2], x.shape[-1])))
+        return joined(ask(predict, x, t, cond, views, self.batch, self.told), views, x)
 
 
-def ask(predict: Predict, x: Tensor, t: Coef, cond: Cond, views: Sequence[View], batch: int) -> list[Any]:
-    """The prediction of each view; views of equal size together, no more than `batch` rows at once but at least one."""
+def ask(
+    predict: Predict, x: Tensor, t: Coef, cond: Cond, views: Sequence[View], batch: int, told: Told | None = None
+) -> list[Any]:
+    """The prediction of each view; views of equal size together, no more than `batch` rows at once but at least one.
+
+    Args:
+        told: the condition of a view, by default `cut`.
+    """
+    told = told or cut
     rows, size = batch_size(x), (x.shape[-2], x.shape[-1])
     cond = cond.at(t)
     most = max(1, batch // rows)
@@ -83,8 +97,8 @@ def ask(predict: Predict, x: Tensor, t: Coef, cond: Cond, views: Sequence[View],
     for group in _alike(views):
         for some in (group[k : k + most] for k in range(0, len(group), most)):
             part = Coef.cat([_time(t, v.box) for v in some], [rows] * len(some))
-            told = Cond.cat([cut(cond, v, size) for v in some])
-            p = predict.spread([v.name for v in some])(torch.cat([v.box.of(x) for v in some]), part, told)
+            conds = Cond.cat([told(cond, v, size) for v in some])
+            p = predict.spread([v.name for v in some])(torch.cat([v.box.of(x) for v in some]), part, conds)
             found |= {v.name: p[rows * k : rows * (k + 1)] for k, v in enumerate(some)}
     return [found[v.name] for v in views]
 
@@ -133,7 +147,7 @@ def cut(cond: Cond, view: View, size: tuple[int, int]) -> Cond:
     Entries (B, C, H, W) of the state's size, or of a multiple of it, are cut. "time_ids" gets the view's corner as that
     of a crop; "resolution" and "aspect_ratio" those of the view.
     """
-    part = _part(cond, view.box, size)
+    part = cond if view.box == Box(0, 0, *size) else _part(cond, view.box, size)
     own = view.name.partition("@")[0]
     return part.branch(own) if own in part.alt else part
 
