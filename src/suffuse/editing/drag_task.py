@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.model import Model
-from ..core.patch import Adapter
 from ..core.plugin import Prompt
 from ..core.registry import method
 from ..images import Picture
@@ -100,7 +99,7 @@ class DragonDiffusion:
 @method(paper="diffeditor")
 @dataclass(frozen=True)
 class DiffEditor(DragonDiffusion):
-    """DragonDiffusion with noise in the region, gradients by region, steps made again, and an image prompt.
+    """DragonDiffusion with noise in the region, gradients by region, and steps made again.
 
     With eta=0, times=1, regional=False and dense=1 it is DragonDiffusion.
 
@@ -110,21 +109,19 @@ class DiffEditor(DragonDiffusion):
         times: of `TimeTravel`; 1 is none.
         regional: each energy moves the state in its own region only.
         dense: share of the run after which every second step is guided; 1 is all.
-        image_prompt: a trained adapter that shows the picture to the network; None is none.
 
     Example:
         >>> DiffEditor(Move(16, 0))(model, image, "a red circle", mask=mask).images[0]
 
     Reference: Mou et al., DiffEditor: Boosting Accuracy and Flexibility on Diffusion-based Image Editing, 2402.02583.
 
-    Differs from the paper: as DragonDiffusion; an image prompt is not part of the default, because it needs training.
+    Differs from the paper: as DragonDiffusion, and there is no image prompt.
     """
 
     eta: float = 0.4
     times: int = 3
     regional: bool = True
     dense: float = 10 / 50
-    image_prompt: Adapter | None = None
 
     @property
     def energy(self) -> RegionEnergy:
@@ -132,9 +129,5 @@ class DiffEditor(DragonDiffusion):
 
     @property
     def editors(self) -> tuple[Any, ...]:
-        more = (
-            (self.eta > 0.0, RegionalSDE(self.operation, self.eta)),
-            (self.times > 1, TimeTravel(max(self.times, 1))),
-            (self.image_prompt is not None, self.image_prompt),
-        )
-        return (*super().editors, *(editor for wanted, editor in more if wanted))
+        noise = (RegionalSDE(self.operation, self.eta),) if self.eta else ()
+        return (*super().editors, *noise, *((TimeTravel(self.times),) if self.times != 1 else ()))
