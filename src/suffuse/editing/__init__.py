@@ -30,6 +30,8 @@ __getattr__, __dir__ = lazy(
         "Stroke": "layers",
         "diffusion_brush": "brush",
         "EditBench": "edit_bench",
+        "EditEval": "edit_eval",
+        "ReaderJudge": "edit_judge",
         "Inverter": "inverter",
         "Plan": "inverter",
         "KeepOutside": "keep_outside",
@@ -66,5 +68,7 @@ __getattr__, __dir__ = lazy(
         "revive": "domain_gap",
         "SDEdit": "sdedit",
         "edit": "task",
+        "guide_latent": "latent_guidance",
+        "edit_ensemble": "ensemble",
     },
 )

@@ -20,6 +20,7 @@ class EditCase:
         words: the word before and after by which a local blend finds the place, or ().
         wanted: what the edit asks for, as a caption of the world; "" outside of it.
         truth: (3, H, W) the true result, or None.
+        instruction: what is to be done, in words; "" where only the prompts say it.
     """
 
     name: str
@@ -31,3 +32,4 @@ class EditCase:
     words: tuple[str, ...] = ()
     wanted: str = ""
     truth: Tensor | None = None
+    instruction: str = ""
