@@ -39,9 +39,9 @@ class Family(ABC):
         return Sites([Site("", None, "root", grid=grid), *inside, *layers(net)])
 
     def shape(self, net: Any) -> tuple[int, ...]:
-        """(C, H, W) of one state at the network's own resolution."""
+        """(C, H, W) of one state at the network's own resolution; (C,) where its configuration does not say it."""
         size = net.config.sample_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
+        size = (size, size) if isinstance(size, int) else tuple(size or ())
         return (net.config.in_channels, *size)
 
     def patch(self, net: Any) -> int:
