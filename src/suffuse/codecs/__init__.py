@@ -7,6 +7,7 @@ from ..core.registry import lazy
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "BlendedWindows": "blended",
         "PixelUnshuffle": "unshuffled",
         "Pixels": "pixel",
         "TiledVAE": "tiled",

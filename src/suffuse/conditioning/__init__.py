@@ -18,6 +18,9 @@ __getattr__, __dir__ = lazy(
         "AppendedT5": "t5",
         "Classes": "classes",
         "TimeIds": "sizes",
+        "EmbeddingGrid": "embeddings",
+        "Embeddings": "embeddings",
+        "embeddings_of": "embeddings",
         "Resolution": "sizes",
     },
 )

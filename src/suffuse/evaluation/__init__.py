@@ -10,6 +10,7 @@ __getattr__, __dir__ = lazy(
         "CLIPScore": "clip",
         "VendiScore": "diversity",
         "HighFrequencyShare": "diversity",
+        "PrincipalFeatures": "principal",
         "ReaderFeatures": "features",
         "FrechetDistance": "frechet",
         "KernelDistance": "frechet",

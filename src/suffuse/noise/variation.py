@@ -57,7 +57,7 @@ def spherical(a: Tensor, b: Tensor, s: float) -> Tensor:
         return b if s else a
     rows = a.flatten(1).double(), b.flatten(1).double()
     theta = torch.arccos(torch.nn.functional.cosine_similarity(*rows).clamp(-1.0, 1.0))
-    same = theta < 1e-6
+    same = theta.sin() < 1e-6  # also where they are opposite
     sine = torch.where(same, torch.ones_like(theta), theta.sin())
     low, high = (torch.where(same, torch.full_like(theta, w), (w * theta).sin() / sine) for w in (1.0 - s, s))
     return Coef(low) * a + Coef(high) * b
