@@ -29,6 +29,7 @@ __getattr__, __dir__ = lazy(
         "Canvas": "layers",
         "Stroke": "layers",
         "diffusion_brush": "brush",
+        "ChatJudge": "chat_judge",
         "EditBench": "edit_bench",
         "EditEval": "edit_eval",
         "ReaderJudge": "edit_judge",
