@@ -11,7 +11,7 @@ from suffuse.core.errors import Refused
 from suffuse.core.model import Model
 from suffuse.guidance import CFG
 from suffuse.loading.sources import load
-from suffuse.samplers import DDIM, DPMSolverPP, Euler, UniPC
+from suffuse.samplers import DDIM, Euler, UniPC
 from suffuse.tuning import tuned
 
 from .peers import Arm, own, stock
@@ -58,29 +58,21 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
     few = [(pipe(), n) for n in (20, 10)]
     arms = [stock(p, f"DPM-Solver++ 2M, {n} steps", steps=n, guidance=w, scheduler=solver(p)) for p, n in few]
     if find_spec("DeepCache"):
-        cached = pipe(_deepcache_package)
-        arms.append(stock(cached, f"DDIM, {STEPS} steps, interval 3", steps=STEPS, guidance=w, by="DeepCache"))
-        both = pipe(_deepcache_package)
-        arms.append(
-            stock(
-                both,
-                "DPM-Solver++ 2M, 20 steps, interval 2",
-                steps=20,
-                guidance=w,
-                scheduler=solver(both),
-                by="DeepCache",
-            )  # fmt: skip
-        )
+        first, second = pipe(_deepcache_package(3)), pipe(_deepcache_package(2))
+        arms += [
+            stock(first, f"DDIM, {STEPS} steps, interval 3", steps=STEPS, guidance=w, by="DeepCache"),
+            stock(second, "DPM-Solver++ 2M, 20 steps, interval 2", steps=20, guidance=w, scheduler=solver(second),
+                  by="DeepCache"),
+        ]  # fmt: skip
     cache, half = DeepCache(every=3), CFG(w).during(0.0, 0.5)
     arms += [
         own(model, f"DDIM, {STEPS} steps", sampler=DDIM(), steps=STEPS, guidance=w),
         own(exact, f"DDIM, {STEPS} steps, tuned", sampler=DDIM(), steps=STEPS, guidance=w),
-        own(model, f"DDIM, {STEPS} steps, {cache}", sampler=DDIM(), steps=STEPS, guidance=w, patches=[cache]),
-        own(exact, "DPMSolverPP(), 10 steps, tuned", sampler=DPMSolverPP(), steps=10, guidance=w),
-        own(exact, "UniPC(), 8 steps, tuned", sampler=UniPC(), steps=8, guidance=w),
-        own(exact, "UniPC(), 8 steps, CFG in the first half, tuned", sampler=UniPC(), steps=8, guidance=half),
-        own(model, "UniPC(), 10 steps, CFG in the first half, DeepCache(every=2)", sampler=UniPC(), steps=10,
-            guidance=half, patches=[DeepCache(every=2)]),
+        own(model, f"DDIM, {STEPS} steps, DeepCache(3)", sampler=DDIM(), steps=STEPS, guidance=w, patches=[cache]),
+        own(exact, "UniPC, 10 steps, tuned", sampler=UniPC(), steps=10, guidance=w),
+        own(exact, "UniPC, 6 steps, CFG in the first half, tuned", sampler=UniPC(), steps=6, guidance=half),
+        own(model, "UniPC, 10 steps, CFG in the first half, DeepCache(2)", sampler=UniPC(), steps=10, guidance=half,
+            patches=[DeepCache(every=2)]),
     ]  # fmt: skip
     return baseline, arms
 
@@ -112,8 +104,8 @@ def flow(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
         own(near, f"Euler, {STEPS} steps, tuned near", sampler=Euler(), steps=STEPS, guidance=w),
         own(model, f"Euler, {STEPS} steps, {first}", sampler=Euler(), steps=STEPS, guidance=w, patches=[first]),
         own(model, f"Euler, {STEPS} steps, {seer}", sampler=Euler(), steps=STEPS, guidance=w, patches=[seer]),
-        own(near, "UniPC(), 10 steps, tuned near", sampler=UniPC(), steps=10, guidance=w),
-        own(near, "UniPC(), 8 steps, CFG in the first half, tuned near", sampler=UniPC(), steps=8, guidance=half),
+        own(near, "UniPC, 10 steps, tuned near", sampler=UniPC(), steps=10, guidance=w),
+        own(near, "UniPC, 8 steps, CFG in the first half, tuned near", sampler=UniPC(), steps=8, guidance=half),
     ]  # fmt: skip
     return baseline, arms
 
@@ -126,12 +118,15 @@ def _scale(model: Model) -> float:
     return float(guidance.w)
 
 
-def _deepcache_package(pipe: Any) -> None:
-    from DeepCache import DeepCacheSDHelper
+def _deepcache_package(interval: int) -> Callable[[Any], None]:
+    def enable(pipe: Any) -> None:
+        from DeepCache import DeepCacheSDHelper
 
-    helper = DeepCacheSDHelper(pipe=pipe)
-    helper.set_params(cache_interval=3, cache_branch_id=0)
-    helper.enable()
+        helper = DeepCacheSDHelper(pipe=pipe)
+        helper.set_params(cache_interval=interval, cache_branch_id=0)
+        helper.enable()
+
+    return enable
 
 
 def _first_block(pipe: Any) -> None:
