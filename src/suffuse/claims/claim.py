@@ -131,9 +131,9 @@ def claim(
     def register(experiment: Callable[[int], Table]) -> Callable[[int], Table]:
         new = Claim(paper, experiment, dict(expect), budget, fast)
         known = _claims.get(paper)
-        if known and known.experiment.__module__ != experiment.__module__:
-            modules = f"{known.experiment.__module__} and {experiment.__module__}"
-            raise TypeError(f"{paper}: both {modules} claim it; a paper has one claim")
+        if known and known.experiment.__qualname__ != experiment.__qualname__:
+            both = f"{known.experiment.__module__}.{known.experiment.__qualname__} and {experiment.__qualname__}"
+            raise TypeError(f"{paper}: {both} claim it; a paper has one claim")
         if not expect or not new.text:
             raise TypeError(f"{paper}: a claim needs figures to expect and a docstring that says what is measured")
         _claims[paper] = new
