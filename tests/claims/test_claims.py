@@ -26,9 +26,9 @@ def _own_registries(monkeypatch):
 @pytest.fixture
 def toy():
     """A claim of the paper `bdia` whose figures grow with the seed."""
-    machinery._claims.pop("bdia", None)
+    machinery._claims.pop("animatelcm", None)
 
-    @claim(paper="bdia", expect={"error": at_most(0.6), "gain": at_least(1.0)}, budget=1.0, fast=True)
+    @claim(paper="animatelcm", expect={"error": at_most(0.6), "gain": at_least(1.0)}, budget=1.0, fast=True)
     def toy_claim(seed):
         """The toy's error against the other toy's."""
         error = Estimate(0.5 + seed, (0.4 + seed, 0.65 + seed), 64)
@@ -56,16 +56,16 @@ def test_nan_is_in_no_band():
 
 
 def test_a_claim_inside_its_bands_passes_and_one_outside_fails(toy):
-    outcome = reproduce("bdia")
+    outcome = reproduce("animatelcm")
     assert outcome.passed and outcome.seed == 0 and outcome.seconds >= 0
     assert outcome.claim.topic == "test_claims" and outcome.claim.text.startswith("The toy's error")
-    assert not reproduce("bdia", seed=1).passed
+    assert not reproduce("animatelcm", seed=1).passed
 
 
 def test_the_evidence_of_an_outcome(toy, tmp_path):
-    path = evidence.write(reproduce("bdia"), tmp_path)
-    found = evidence.read("bdia", tmp_path)
-    assert path.name == "bdia.json" and found == json.loads(path.read_text())
+    path = evidence.write(reproduce("animatelcm"), tmp_path)
+    found = evidence.read("animatelcm", tmp_path)
+    assert path.name == "animatelcm.json" and found == json.loads(path.read_text())
     assert found["passed"] is True and found["seed"] == 0
     assert found["figures"]["error"] == {
         "mean": 0.5,
@@ -85,38 +85,38 @@ def test_an_installed_copy_reads_its_own_evidence_and_writes_to_the_current_fold
     monkeypatch.setattr(evidence, "in_checkout", lambda: False)
     monkeypatch.setattr(evidence, "ROOT", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
-    assert evidence.write(reproduce("bdia")).resolve() == tmp_path / "evidence" / "bdia.json"
-    assert evidence.read("bdia") is None and evidence.folder() == tmp_path / "package" / "evidence"
+    assert evidence.write(reproduce("animatelcm")).resolve() == tmp_path / "evidence" / "animatelcm.json"
+    assert evidence.read("animatelcm") is None and evidence.folder() == tmp_path / "package" / "evidence"
 
 
 def test_a_figure_that_is_not_finite_is_kept_as_text(tmp_path):
-    @claim(paper="bdia", expect={"error": at_most(1)}, budget=1.0)
+    @claim(paper="animatelcm", expect={"error": at_most(1)}, budget=1.0)
     def broken(seed):
         """A broken toy."""
         return Table(rows=[], figures={"error": math.nan, "ratio": math.inf})
 
-    evidence.write(reproduce("bdia"), tmp_path)
-    found = evidence.read("bdia", tmp_path)
+    evidence.write(reproduce("animatelcm"), tmp_path)
+    found = evidence.read("animatelcm", tmp_path)
     assert found["passed"] is False
     assert found["figures"]["error"]["mean"] == "nan" and found["figures"]["ratio"]["mean"] == "inf"
 
 
 def test_damaged_evidence_is_named(tmp_path):
-    assert evidence.read("bdia", tmp_path) is None
-    for text in ("{", "[]", '{"paper": "other", "passed": true}', '{"paper": "bdia", "passed": "yes"}'):
-        (tmp_path / "bdia.json").write_text(text)
-        with pytest.raises(Damaged, match="bdia.json"):
-            evidence.read("bdia", tmp_path)
+    assert evidence.read("animatelcm", tmp_path) is None
+    for text in ("{", "[]", '{"paper": "other", "passed": true}', '{"paper": "animatelcm", "passed": "yes"}'):
+        (tmp_path / "animatelcm.json").write_text(text)
+        with pytest.raises(Damaged, match="animatelcm.json"):
+            evidence.read("animatelcm", tmp_path)
 
 
 def test_an_expected_figure_must_be_measured(toy):
-    @claim(paper="imagic", expect={"errors": at_most(1)}, budget=1.0)
+    @claim(paper="aamdm", expect={"errors": at_most(1)}, budget=1.0)
     def misspelt(seed):
         """A toy."""
         return Table(rows=[], figures={"error": 0.5})
 
     with pytest.raises(BadInput, match="expects the figure 'errors'; did you mean error"):
-        reproduce("imagic")
+        reproduce("aamdm")
 
 
 def test_unknown_papers_and_papers_without_a_claim(toy):
@@ -133,36 +133,36 @@ def test_a_claim_says_what_it_measures_and_expects_something(toy):
         return Table([], {})
 
     with pytest.raises(TypeError, match="docstring"):
-        claim(paper="imagic", expect={"a": at_most(1)}, budget=1.0)(silent)
+        claim(paper="aamdm", expect={"a": at_most(1)}, budget=1.0)(silent)
     with pytest.raises(TypeError, match="figures to expect"):
-        claim(paper="imagic", expect={}, budget=1.0)(toy)
+        claim(paper="aamdm", expect={}, budget=1.0)(toy)
 
     def other(seed):
         """Another."""
 
     other.__module__ = "elsewhere"
     with pytest.raises(TypeError, match="one claim"):
-        claim(paper="bdia", expect={"a": at_most(1)}, budget=1.0)(other)
+        claim(paper="animatelcm", expect={"a": at_most(1)}, budget=1.0)(other)
 
 
 def test_progress_needs_code_and_passed_evidence(toy, tmp_path):
     def state():
-        return {p.paper.key: p for p in progress(tmp_path)}["bdia"]
+        return {p.paper.key: p for p in progress(tmp_path)}["animatelcm"]
 
     assert len(progress(tmp_path)) == 255
     before = state()
     assert before.state is State.OPEN and not before.methods
-    evidence.write(reproduce("bdia"), tmp_path)
+    evidence.write(reproduce("animatelcm"), tmp_path)
     assert state().state is State.OPEN
 
-    @method(paper="bdia")
+    @method(paper="animatelcm")
     def toy_method(model):
         """A toy."""
 
     assert state().state is State.DONE and [m.name for m in state().methods] == ["toy_method"]
-    evidence.write(reproduce("bdia", seed=1), tmp_path)
+    evidence.write(reproduce("animatelcm", seed=1), tmp_path)
     assert state().state is State.PARTIAL
-    (tmp_path / "bdia.json").unlink()
+    (tmp_path / "animatelcm.json").unlink()
     assert state().state is State.PARTIAL
 
 

@@ -311,10 +311,10 @@ class _Borders(Guidance):
     budget=900,
 )
 def any_size_diffusion(seed: int) -> Table:
-    """Both stages. FSTD, the second, against tiles that stay and against windows of half overlap with equal weights: a Gaussian field of 128 by
-    128 with correlation length 6, of which the exact denoiser sees windows of 16 alone; 16 samples, 20 DDIM steps from
-    t = 0.3, where they are noised truth. The same with `shapes`: 8 pictures of one and two objects enlarged four times
-    (64 to 256 px), 20 steps of which the last 6 are made, CFG 3.
+    """Both stages. FSTD, the second, against tiles that stay and against windows of half overlap with equal weights: a
+    Gaussian field of 128 by 128 with correlation length 6, of which the exact denoiser sees windows of 16 alone; 16
+    samples, 20 DDIM steps from t = 0.3, where they are noised truth. The same with `shapes`: 8 pictures of one and two
+    objects enlarged four times (64 to 256 px), 20 steps of which the last 6 are made, CFG 3.
 
     Seam energy is the squared difference of neighbours across borders over that elsewhere; borders are those of the
     last step, for half overlap all borders of windows, and the truth has 1. Evaluations are in windows.
