@@ -25,7 +25,7 @@ def _own_registries(monkeypatch):
 
 @pytest.fixture
 def toy():
-    """A claim of the paper `bdia` whose figures grow with the seed."""
+    """A claim of the paper `animatelcm` whose figures grow with the seed."""
     machinery._claims.pop("animatelcm", None)
 
     @claim(paper="animatelcm", expect={"error": at_most(0.6), "gain": at_least(1.0)}, budget=1.0, fast=True)
@@ -120,8 +120,8 @@ def test_an_expected_figure_must_be_measured(toy):
 
 
 def test_unknown_papers_and_papers_without_a_claim(toy):
-    with pytest.raises(BadInput, match="'bdias' is unknown"):
-        reproduce("bdias")
+    with pytest.raises(BadInput, match="'animatelcms' is unknown"):
+        reproduce("animatelcms")
     with pytest.raises(BadInput, match="has no claim yet"):
         reproduce("l-magic")
     with pytest.raises(BadInput, match="is unknown"):

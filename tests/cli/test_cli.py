@@ -29,7 +29,7 @@ def _own_registries(monkeypatch):
 
 @pytest.fixture
 def toy():
-    @method(paper="bdia", tags=("toy",))
+    @method(paper="animatelcm", tags=("toy",))
     @dataclass(frozen=True)
     class ToyValue:
         """A toy value.
@@ -108,7 +108,7 @@ def test_an_interruption_leaves_no_file(suffuse, monkeypatch, tmp_path):
 
 def test_methods(suffuse, toy):
     rows = json.loads(suffuse("methods", "--json")[1])
-    row = {"name": "ToyValue", "topic": toy.__module__, "kind": "value", "paper": "bdia", "summary": "A toy value."}
+    row = {"name": "ToyValue", "topic": toy.__module__, "kind": "value", "paper": "animatelcm", "summary": "A toy value."}
     assert row in rows
     assert [r["name"] for r in json.loads(suffuse("methods", "--topic", toy.__module__, "--json")[1])] == ["ToyValue"]
     status, printed, _ = suffuse("methods", "--kind", "value")
@@ -119,7 +119,7 @@ def test_methods(suffuse, toy):
 def test_info_of_a_method(suffuse, toy):
     _, printed, _ = suffuse("info", "ToyValue")
     assert "ToyValue(scale, words=('a',))" in printed and "nothing [at all]" in printed
-    assert "Exact Diffusion Inversion" in printed
+    assert "AnimateLCM" in printed
     found = json.loads(suffuse("info", "ToyValue", "--json")[1])
     assert found["arguments"] == [
         {"name": "scale", "type": "float", "default": None},
@@ -129,15 +129,15 @@ def test_info_of_a_method(suffuse, toy):
 
 
 def test_info_of_a_paper(suffuse, toy):
-    _, printed, _ = suffuse("info", "bdia")
-    assert "Exact Diffusion Inversion" in printed and "ToyValue" in printed and "@misc{bdia" in printed
-    assert json.loads(suffuse("info", "bdia", "--json")[1])["methods"] == ["ToyValue"]
+    _, printed, _ = suffuse("info", "animatelcm")
+    assert "AnimateLCM" in printed and "ToyValue" in printed and "@misc{animatelcm" in printed
+    assert json.loads(suffuse("info", "animatelcm", "--json")[1])["methods"] == ["ToyValue"]
 
 
 def test_papers(suffuse, toy):
     rows = json.loads(suffuse("papers", "--json")[1])
     assert len(rows) == 255
-    row = next(r for r in rows if r["key"] == "bdia")
+    row = next(r for r in rows if r["key"] == "animatelcm")
     assert row["methods"] == ["ToyValue"] and row["state"] == "partial"
     assert "of 255 papers" in suffuse("papers", "--family", "edit")[1]
     assert "state: 'finished' is unknown" in complaint(suffuse("papers", "--state", "finished"))
@@ -145,14 +145,14 @@ def test_papers(suffuse, toy):
 
 def test_cite(suffuse, toy):
     _, printed, _ = suffuse("cite", "ToyValue(3)", "ToyValue", "deepcache")
-    assert printed.count("@misc{bdia,") == 1 and printed.count("@inproceedings{deepcache,") == 1
+    assert printed.count("@misc{animatelcm,") == 1 and printed.count("@inproceedings{deepcache,") == 1
 
 
 @pytest.fixture
 def kept(monkeypatch, tmp_path):
-    machinery._claims.pop("bdia", None)
+    machinery._claims.pop("animatelcm", None)
 
-    @claim(paper="bdia", expect={"error": at_most(0.6)}, budget=1.0, fast=True)
+    @claim(paper="animatelcm", expect={"error": at_most(0.6)}, budget=1.0, fast=True)
     def toy_claim(seed):
         """The toy against the other toy."""
         if seed == 9:
@@ -165,34 +165,34 @@ def kept(monkeypatch, tmp_path):
 
 
 def test_reproduce_prints_and_keeps_what_it_found(suffuse, kept):
-    status, printed, _ = suffuse("reproduce", "bdia")
+    status, printed, _ = suffuse("reproduce", "animatelcm")
     assert status == 0
-    assert "bdia: The toy against the other toy." in printed and "0.5 [0.4, 0.65]" in printed
-    assert "at most 0.6" in printed and "the interval reaches out of it" in printed and "bdia passed" in printed
-    assert evidence.read("bdia", kept)["passed"] is True
+    assert "animatelcm: The toy against the other toy." in printed and "0.5 [0.4, 0.65]" in printed
+    assert "at most 0.6" in printed and "the interval reaches out of it" in printed and "animatelcm passed" in printed
+    assert evidence.read("animatelcm", kept)["passed"] is True
 
 
 def test_reproduce_fails_outside_the_band(suffuse, kept):
-    status, printed, _ = suffuse("reproduce", "bdia", "--seed", "1")
+    status, printed, _ = suffuse("reproduce", "animatelcm", "--seed", "1")
     assert status == 1 and "out of its band" in printed and "FAILED" in printed
-    assert evidence.read("bdia", kept)["passed"] is False
+    assert evidence.read("animatelcm", kept)["passed"] is False
 
 
 def test_reproduce_check_keeps_nothing(suffuse, kept):
     found = suffuse("reproduce", "--topic", "test_cli", "--check", "--json")
-    assert found[0] == 0 and json.loads(found[1])[0]["paper"] == "bdia"
+    assert found[0] == 0 and json.loads(found[1])[0]["paper"] == "animatelcm"
     assert list(kept.iterdir()) == []
 
 
 def test_a_claim_that_cannot_run_fails_and_is_named(suffuse, kept):
-    status, _, said = suffuse("reproduce", "bdia", "--seed", "9")
-    assert status == 1 and said == "bdia: model: the toy has none\n"
+    status, _, said = suffuse("reproduce", "animatelcm", "--seed", "9")
+    assert status == 1 and said == "animatelcm: model: the toy has none\n"
     assert list(kept.iterdir()) == []
 
 
 def test_reproduce_needs_one_choice(suffuse, kept):
     assert "say which claims" in complaint(suffuse("reproduce"))
-    assert "say which claims" in complaint(suffuse("reproduce", "bdia", "--all"))
+    assert "say which claims" in complaint(suffuse("reproduce", "animatelcm", "--all"))
     assert "'test_clu' has no claims; did you mean test_cli" in complaint(suffuse("reproduce", "--topic", "test_clu"))
     assert "has no claim yet" in complaint(suffuse("reproduce", "l-magic"))
 
