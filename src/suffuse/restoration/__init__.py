@@ -13,7 +13,10 @@ __getattr__, __dir__ = lazy(
         "Holes": "degradation",
         "Pairs": "degradation",
         "PerceptualLoss": "perceptual",
+        "RealWorld": "real_world",
         "ResShift": "resshift",
         "Restorer": "restorer",
+        "adain": "colour_fix",
+        "coarse_colours": "colour_fix",
     },
 )
