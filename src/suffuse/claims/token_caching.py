@@ -21,6 +21,8 @@ from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, between, claim
 
 STEPS, N = 28, 32
+TUNED = 8
+"""Captions on which `high` and `starvation` were chosen; the claim is of others."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def ras(seed: int) -> Table:
     RAS with the text, and fewer steps at its MACs.
     """
     loaded = mw.model("shapes-flow")
-    texts = mw.captions(N)
+    texts = mw.captions(TUNED + N)[TUNED:]
 
     def made(patches: Sequence[RAS], steps: int = STEPS, rows: int = N) -> Tensor:
         return mw.run(loaded, texts[:rows], steps=steps, sampler=Euler(), patches=patches, seed=seed).pixels
