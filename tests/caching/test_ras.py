@@ -144,3 +144,12 @@ def test_bad_numbers_are_named(bad):
 def test_unets_are_refused():
     with pytest.raises(Refused, match="DeepCache"):
         run("unet", [RAS()])
+
+
+def test_caches_of_whole_layers_are_refused_beside_it():
+    from suffuse.caching import FirstBlockCache, TaylorSeer
+
+    for cache in (FirstBlockCache(0.1), TaylorSeer(2)):
+        with pytest.raises(Refused, match="as many tokens at every step and RAS"):
+            sample(fixture("sd3"), states("sd3", 2), sampler=Euler(), steps=2, cond=conditions("sd3", 2),
+                   patches=[RAS(), cache])  # fmt: skip

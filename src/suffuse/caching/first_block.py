@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from ..core.call import Call
 from ..core.errors import BadInput, Refused
 from ..core.patch import Patch
+from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.site import Site, Sites
 from .skipping import passed
@@ -41,6 +42,8 @@ class FirstBlockCache(Patch):
     """
 
     threshold: float = 0.05
+
+    needs = Needs.SAME_TOKENS
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0.0:

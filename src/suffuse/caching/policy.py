@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.call import Call
 from ..core.patch import Patch
+from ..core.plugin import Needs
 from ..core.site import Site
 from ..core.step import Step
 from .skipping import passed
@@ -20,6 +21,8 @@ class CachePolicy(Patch):
 
     A row that was never computed is computed, whatever the policy says. Outside of a run nothing is cached.
     """
+
+    needs = Needs.SAME_TOKENS
 
     @abstractmethod
     def fresh(self, site: Site, at: Step) -> bool:

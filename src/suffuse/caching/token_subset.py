@@ -26,6 +26,8 @@ class TokenSubset(Patch):
     tokens are left out, for each row; all rows that leave out any leave out equally many.
     """
 
+    drops_tokens = True
+
     text: bool = True
     """Whether text tokens run too where image and text attend jointly; else their keys and values are remembered."""
 

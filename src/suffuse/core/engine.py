@@ -308,8 +308,12 @@ def _check(
     process: Process, cond: Cond, sampler: Sampler, guidances: Sequence[Plugin], others: Sequence[Plugin | Adapter]
 ) -> None:
     """Refuse what a plug-in needs and this run does not have; `guidances` begin with the outermost."""
-    for part in [inner for p in (sampler, *guidances, *others) for inner in p.bare]:
+    parts = [inner for p in (sampler, *guidances, *others) for inner in p.bare]
+    dropping = [p for p in parts if isinstance(p, Patch) and p.drops_tokens and p != p.neutral()]
+    for part in parts:
         needs, kind = part.needs, type(process).__name__
+        if Needs.SAME_TOKENS in needs and dropping and part != part.neutral():
+            raise Refused(f"{part}: needs as many tokens at every step and {dropping[0]} leaves some out; use only one")
         if Needs.GAUSSIAN in needs and isinstance(process, Categorical):
             remedy = "use Ancestral()" if part is sampler else "leave it out, or use a model of continuous data"
             raise Refused(f"{part}: needs a Gaussian process and {kind} is categorical; {remedy}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ class Patch(Plugin):
 
     reads: tuple[str, ...] = ()
     """Cond entries that this patch uses beyond those of the network's family."""
+
+    drops_tokens: ClassVar[bool] = False
+    """Whether layers get fewer tokens at some steps than at others."""
 
     def sites(self, net: Sites) -> Sequence[Site]:
         """Where it acts. Refuse with a reason where the network has no such place."""

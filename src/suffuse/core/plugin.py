@@ -23,6 +23,7 @@ class Needs(Flag):
     UNCONDITIONAL = auto()  #  an alternative condition named "null"
     CONSISTENCY = auto()  #    a network that predicts the end of its trajectory instead of the mean of x0
     SDE = auto()  #            a sampler that adds all the noise of the SDE
+    SAME_TOKENS = auto()  #    as many tokens in a layer at every step
 
 
 Prompt = Any
