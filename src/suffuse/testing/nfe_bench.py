@@ -144,6 +144,9 @@ class Theirs:
         scheduler, x = self._placed(course, budget), course.start
         if getattr(scheduler, "init_noise_sigma", 1.0) != 1.0:
             x = x * float(scheduler.sigmas[0] ** 2 + 1) ** 0.5
+        # else it looks for its place by time, and takes the later one of two that are equal
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
         for t in scheduler.timesteps:
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(course.output(scaled, float(t)), t, x, return_dict=False)[0]
