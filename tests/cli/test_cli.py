@@ -108,7 +108,8 @@ def test_an_interruption_leaves_no_file(suffuse, monkeypatch, tmp_path):
 
 def test_methods(suffuse, toy):
     rows = json.loads(suffuse("methods", "--json")[1])
-    row = {"name": "ToyValue", "topic": toy.__module__, "kind": "value", "paper": "animatelcm", "summary": "A toy value."}
+    said = {"name": "ToyValue", "topic": toy.__module__, "kind": "value", "paper": "animatelcm"}
+    row = {**said, "summary": "A toy value."}
     assert row in rows
     assert [r["name"] for r in json.loads(suffuse("methods", "--topic", toy.__module__, "--json")[1])] == ["ToyValue"]
     status, printed, _ = suffuse("methods", "--kind", "value")

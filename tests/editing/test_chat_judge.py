@@ -83,7 +83,7 @@ def test_marks_that_are_none(entries, message):
 
 
 def test_bad_settings():
-    with pytest.raises(BadInput, match="1 repeat or more"):
+    with pytest.raises(BadInput, match="at least once"):
         ChatJudge(Brightness(), repeats=0)
     with pytest.raises(BadInput, match="none"):
         ChatJudge(Brightness())(CASE, {})

@@ -8,6 +8,7 @@ from typing import Any
 from .cond import Cond
 from .denoiser import Denoiser
 from .engine import sample
+from .memory import Path
 from .step import Guidance, Predict, Step
 from .value import Coef, Value
 
@@ -23,7 +24,7 @@ class Recorder(Guidance):
         kept: (path, step) -> prediction; `.x` is the state it was made at, `.eps` and `.x0` what it says.
     """
 
-    kept: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False)
+    kept: dict[tuple[Path, int], Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
         p = predict(x, t, cond)
