@@ -15,11 +15,12 @@ app = typer.Typer(help="Build the generated documentation, or check that it is u
 @app.command()
 def build(
     matrices: Annotated[bool, typer.Option("--matrices", help="First try methods together; takes minutes.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="With --matrices: only what was not tried yet.")] = False,
 ) -> None:
     """Write the generated pages of docs/."""
     from suffuse.docs.pages import build
 
-    for path in build(measure=matrices, progress=lambda what: print(what, file=sys.stderr)):
+    for path in build(measure=matrices, again=not new, progress=lambda what: print(what, file=sys.stderr)):
         print(f"docs/{path.name}")
 
 

@@ -70,6 +70,7 @@ NEEDS: Mapping[str, str] = {
     "UNCONDITIONAL": "an unconditional prediction",
     "CONSISTENCY": "a consistency model",
     "SDE": "a sampler of the SDE",
+    "SAME_TOKENS": "as many tokens at every step",
 }
 
 
@@ -95,21 +96,25 @@ def pairs() -> Iterator[tuple[Method, Method]]:
 
 
 # trying ---------------------------------------------------------------------------------------------------------------
-def measure(folder: Path, progress: Callable[[str], None] = lambda name: None) -> Path:
-    """Try everything, and keep what was found."""
+def measure(folder: Path, progress: Callable[[str], None] = lambda name: None, again: bool = True) -> Path:
+    """Try everything, or only what was not tried yet, and keep what was found."""
     from suffuse.testing.fixtures import NAMES
 
     from .trials import KINDS, on_kind, on_network, outcome
 
-    networks: dict[str, dict[str, str]] = {}
-    kinds: dict[str, dict[str, str]] = {}
+    known = EMPTY if again else kept(folder)
+    networks: dict[str, Mapping[str, str]] = {}
+    kinds: dict[str, Mapping[str, str]] = {}
     found: dict[str, dict[str, str]] = {}
     for m in plugins():
         progress(m.name)
-        networks[m.name] = {name: outcome(on_network(name), m) for name in NAMES}
+        networks[m.name] = known["networks"].get(m.name) or {name: outcome(on_network(name), m) for name in NAMES}
         if m.kind != "Patch":
-            kinds[m.name] = {name: outcome(on_kind(name), m) for name in KINDS}
+            kinds[m.name] = known["kinds"].get(m.name) or {name: outcome(on_kind(name), m) for name in KINDS}
     for a, b in pairs():
+        if (before := known["pairs"].get(a.name, {}).get(b.name)) is not None:
+            found.setdefault(a.name, {})[b.name] = before
+            continue
         progress(f"{a.name} with {b.name}")
         common = [n for n in NAMES if not networks[a.name][n] and not networks[b.name][n]]
         benches = [on_network(n) for n in common[:1]]
@@ -117,11 +122,13 @@ def measure(folder: Path, progress: Callable[[str], None] = lambda name: None) -
             benches += [on_kind(k) for k in KINDS if _runs(kinds[a.name][k]) and _runs(kinds[b.name][k])]
         reasons = [outcome(bench, a, b) for bench in benches] or ["no network here takes both"]
         found.setdefault(a.name, {})[b.name] = next(filter(None, reasons), "")
-    guidance = _guidance(networks, kinds, progress)
+    guidance = _guidance(networks, kinds, known["guidance"], progress)
     return write_json(folder / FILE, {"networks": networks, "kinds": kinds, "pairs": found, "guidance": guidance})
 
 
-def _guidance(networks: Outcomes, kinds: Outcomes, progress: Callable[[str], None]) -> Mapping[str, Outcomes]:
+def _guidance(
+    networks: Outcomes, kinds: Outcomes, known: Mapping[str, Outcomes], progress: Callable[[str], None]
+) -> Mapping[str, Outcomes]:
     """Kind of prediction -> guidance -> sampler -> reason."""
     from .trials import KINDS, outcome, stage
 
@@ -133,7 +140,10 @@ def _guidance(networks: Outcomes, kinds: Outcomes, progress: Callable[[str], Non
         for g in guidances:
             progress(f"{g.name} with samplers on {kind}")
             inside = not any(_runs(reason) for reason in kinds[g.name].values()) and "" in networks[g.name].values()
-            found[kind][g.name] = {s.name: outcome(stage(kind, inside), g, s) for s in samplers}
+            before = known.get(kind, {}).get(g.name, {})
+            found[kind][g.name] = {
+                s.name: before[s.name] if s.name in before else outcome(stage(kind, inside), g, s) for s in samplers
+            }
     return found
 
 

@@ -27,14 +27,17 @@ PAGES: Mapping[str, Callable[[], str]] = {
 """File in docs/ -> what writes its text. A new page is a function in a module of its own, and a line here."""
 
 
-def build(*, measure: bool = False, progress: Callable[[str], None] = lambda what: None) -> list[Path]:
+def build(
+    *, measure: bool = False, again: bool = True, progress: Callable[[str], None] = lambda what: None
+) -> list[Path]:
     """Write every generated page.
 
     Args:
         measure: first try every method on every architecture and with every other method; takes minutes.
+        again: try what was tried before too.
         progress: called with what is tried next.
     """
-    tried = [matrices.measure(folder(), progress)] if measure else []
+    tried = [matrices.measure(folder(), progress, again)] if measure else []
     return tried + [atomic_write(folder() / name, text().encode()) for name, text in PAGES.items()]
 
 

@@ -125,7 +125,9 @@ def _with_known(cond: Cond, x: Tensor) -> Cond:
     """What a hook that keeps a part of the picture reads."""
     mask = torch.zeros(len(x), 1, *x.shape[2:])
     mask[..., ::2] = 1.0
-    return cond.with_alt(known=Cond({"x0": x.flip(-1), "noise": x.flip(1), "mask": mask}))
+    known = Cond({"x0": x.flip(-1), "noise": x.flip(1), "mask": mask})
+    shown = Cond({"mask": mask, "points": torch.tensor([[1.0, 1.0, 3.0, 3.0]]).expand(len(x), 1, 4)})
+    return cond.with_alt(known=known, place=shown)
 
 
 def outcome(bench: Bench, *methods: Method) -> str:
