@@ -15,6 +15,7 @@ from . import (
     docs,
     edit,
     environment,
+    evaluate,
     generate,
     interpolate,
     plan,
@@ -71,3 +72,4 @@ app.add_typer(search.app, name="search")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(docs.app, name="docs")
 app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="evaluate")
