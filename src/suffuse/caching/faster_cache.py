@@ -99,7 +99,7 @@ class CFGCache(Guidance):
     alpha: float = 0.2
     cut: float = 0.25
 
-    needs = Needs.UNCONDITIONAL
+    needs = Needs.UNCONDITIONAL | Needs.GAUSSIAN
     evaluations = 2
 
     def __post_init__(self) -> None:

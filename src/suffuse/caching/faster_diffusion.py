@@ -13,6 +13,7 @@ from ..core.call import Call
 from ..core.denoiser import Denoiser
 from ..core.errors import BadInput, Refused
 from ..core.memory import take
+from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.site import Site, Sites
 from ..core.step import Hook, Step, StepFunction
@@ -171,6 +172,8 @@ class PriorNoiseInjection(Hook):
 
     weight: float = 0.003
     start: float = 0.5
+
+    needs = Needs.GAUSSIAN
 
     def neutral(self) -> PriorNoiseInjection:
         """The setting that changes nothing."""

@@ -54,6 +54,7 @@ class CycleDiffusion(Inverter, Hook):
     w: float = 1.0
     strength: float = 1.0
 
+    needs = Needs.GAUSSIAN
     fits = ("process", "times", "sampler", "shape")
 
     def encode(self, plan: Plan, x0: Tensor, cond: Cond) -> Code:
