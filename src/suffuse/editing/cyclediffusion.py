@@ -82,6 +82,8 @@ class _Encoder(Hook):
     known: Guidance
     found: list[Tensor] = field(default_factory=list)
 
+    needs = Needs.GAUSSIAN
+
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         drawn = step.using(guidance=self.known)(x, at)
         self.found.append(drawn - step(x, without_noise(x, at)))  # made last, so that the sampler remembers it

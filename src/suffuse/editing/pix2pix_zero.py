@@ -48,7 +48,7 @@ class Pix2PixZero(Hook):
             z = x.detach().requires_grad_()
             Predict(inner.denoiser.with_(watch), at, (), step.cond)(z, at.t, path="cond")
             if not watch.found:
-                raise Refused(f"{self}: no attention was computed at step {at.i + 1}; leave out the cache that reuses it")
+                raise Refused(f"{self}: no attention was computed at step {at.i + 1}; leave out the cache")
             gaps = [(m[targets] - m[sources].detach()).square() for m in watch.found.values()]
             (slope,) = torch.autograd.grad(torch.stack([gap.sum((2, 3)).mean(1).sum() for gap in gaps]).sum(), z)
         return step(put(x, targets, x[targets] - self.rate * slope[targets]), at)
