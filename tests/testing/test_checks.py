@@ -204,7 +204,7 @@ EXAMPLES = {
     "LowBand": lambda: Subject(LowBand(), guided),
     "SkipResidual": lambda: Subject(SkipResidual(), guided),
     "MultiDiffusion": lambda: Subject(MultiDiffusion(4, jitter=True, batch=4)),
-    "RepresentationGuided": lambda: Subject(RepresentationGuided(4, batch=4)),
+    "RepresentationGuided": lambda: Subject(RepresentationGuided(4, 0.5, batch=4)),
     "MSWMSA": lambda: Subject(MSWMSA(above=0.5)),
     "MaskedBlend": lambda: Subject(MaskedBlend(), known),
     "MultiUNetSwitching": switching,
