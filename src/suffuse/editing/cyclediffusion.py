@@ -14,7 +14,7 @@ from ..core.errors import Refused
 from ..core.noise import Recorded
 from ..core.plugin import Needs
 from ..core.prediction import X0
-from ..core.process import Process
+from ..core.process import Gaussian, Process
 from ..core.registry import method
 from ..core.step import Guidance, Hook, Predict, Step, StepFunction
 from ..core.value import Coef, Value
@@ -60,6 +60,8 @@ class CycleDiffusion(Inverter, Hook):
     def encode(self, plan: Plan, x0: Tensor, cond: Cond) -> Code:
         if isinstance(plan.sampler, Churned) and plan.sampler.churn:
             raise Refused(f"CycleDiffusion: {plan.sampler} adds noise before it asks; give DDIM(eta=0.1), or DDPM()")
+        if not isinstance(plan.denoiser.process, Gaussian):
+            raise Refused(f"{self}: needs a Gaussian process; use a model of continuous data")
         first = plan.first(self.strength, self)
         t = plan.grid.node(first).item()
         encoder = _Encoder(_Known(plan.denoiser.process.given(cond), x0))
@@ -81,8 +83,6 @@ class _Encoder(Hook):
 
     known: Guidance
     found: list[Tensor] = field(default_factory=list)
-
-    needs = Needs.GAUSSIAN
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         drawn = step.using(guidance=self.known)(x, at)
