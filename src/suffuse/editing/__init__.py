@@ -30,6 +30,7 @@ __getattr__, __dir__ = lazy(
         "Stroke": "layers",
         "diffusion_brush": "brush",
         "ChatJudge": "chat_judge",
+        "choose": "choosing",
         "EditBench": "edit_bench",
         "EditEval": "edit_eval",
         "ReaderJudge": "edit_judge",
