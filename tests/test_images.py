@@ -37,6 +37,40 @@ def test_modes() -> None:
     assert to_tensor(Image.new("P", (2, 2))).shape == (1, 3, 2, 2)
 
 
+def test_sixteen_bits_are_scaled_and_unknown_ranges_refused(tmp_path: Path) -> None:
+    deep = np.array([[0, 257 * 51], [257 * 102, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    for picture in (Image.fromarray(deep), tmp_path / "deep.png"):
+        assert torch.allclose(to_tensor(picture)[0, 0], torch.tensor([[-1.0, -0.6], [-0.2, 1.0]]), atol=1e-6)
+        assert torch.allclose(mask_tensor(picture)[0, 0], torch.tensor([[0.0, 0.2], [0.4, 1.0]]))
+    with pytest.raises(BadInput, match="no known range"):
+        to_tensor(Image.new("F", (2, 2), 0.5))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_camera_was_held(tmp_path: Path, orientation: int) -> None:
+    picture = PICTURE.copy()
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    back = {1: lambda v: v, 2: np.fliplr, 3: lambda v: np.rot90(v, 2), 4: np.flipud}
+    turned = {5: lambda v: v.swapaxes(0, 1), 6: lambda v: np.rot90(v, -1), 7: lambda v: np.rot90(v.swapaxes(0, 1), 2),
+              8: np.rot90}  # fmt: skip
+    assert np.array_equal(np.array(to_pil(to_tensor(tmp_path / "a.png"))[0]), {**back, **turned}[orientation](BYTES))
+
+
+def test_transparency_of_palettes_and_colours() -> None:
+    for picture in (Image.new("P", (2, 2)), Image.new("RGB", (2, 2))):
+        picture.info["transparency"] = 0 if picture.mode == "P" else (0, 0, 0)
+        assert to_tensor(picture).eq(1.0).all()
+
+
+def test_pictures_of_several_sizes_are_refused_unless_resized() -> None:
+    with pytest.raises(BadInput, match="pictures of 4 x 5, 5 x 5; give"):
+        to_tensor([PICTURE, Image.new("RGB", (5, 5))])
+    assert to_tensor([PICTURE, Image.new("RGB", (5, 5))], (6, 6)).shape == (2, 3, 6, 6)
+
+
 def test_resizing_and_files(tmp_path: Path) -> None:
     save_png(PICTURE, tmp_path / "a.png")
     assert torch.equal(to_tensor(tmp_path / "a.png"), to_tensor(PICTURE))

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from .core.errors import BadInput, Damaged
@@ -26,13 +26,18 @@ def to_tensor(pictures: Picture | Sequence[Picture], size: tuple[int, int] | Non
     """(B, 3, H, W) float32 in [-1, 1].
 
     Args:
-        pictures: one or several, of one size unless `size` is given.
+        pictures: one or several, of one size unless `size` is given. They are turned as their EXIF data says, grey
+            and 16 bits are understood, and what is transparent shows white.
         size: height and width to resize to (Lanczos).
 
     Raises:
         BadInput: not a picture, or pictures of different sizes.
     """
-    return torch.cat([_one(p, size, "RGB", "image") * 2.0 - 1.0 for p in _several(pictures)])
+    found = [_one(p, size, "RGB", "image") * 2.0 - 1.0 for p in _several(pictures)]
+    if len({v.shape for v in found}) > 1:
+        sizes = ", ".join(f"{v.shape[-1]} x {v.shape[-2]}" for v in found)
+        raise BadInput(f"image: pictures of {sizes}; give pictures of one size, or one at a time")
+    return torch.cat(found)
 
 
 def mask_tensor(masks: Picture | Sequence[Picture], size: tuple[int, int] | None = None) -> Tensor:
@@ -123,7 +128,8 @@ def _one(picture: Any, size: tuple[int, int] | None, mode: str, name: str) -> Te
         if not isinstance(picture, (str, os.PathLike)):
             raise BadInput(f"{name}: a {type(picture).__name__} is not a picture; give a PIL image, a tensor or a path")
         picture = _open(picture)
-    if picture.mode in ("RGBA", "LA", "PA") and mode == "RGB":
+    picture = _eight_bits(ImageOps.exif_transpose(picture), name)
+    if picture.has_transparency_data and mode == "RGB":
         # What is transparent shows white, as on a page; the colour hidden below it means nothing.
         page = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(page, picture.convert("RGBA"))
@@ -132,6 +138,15 @@ def _one(picture: Any, size: tuple[int, int] | None, mode: str, name: str) -> Te
         picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
     array = torch.from_numpy(np.array(picture, dtype=np.float32) / 255.0)
     return array[None, None] if mode == "L" else array.permute(2, 0, 1)[None]
+
+
+def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
+    """The picture with its 16 bits scaled to 8, where Pillow would cut values off at 255."""
+    if picture.mode in ("I", "F"):
+        raise BadInput(f"{name}: pixels of mode {picture.mode!r} have no known range; give a picture of 8 or 16 bits")
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.array(picture, dtype=np.float32) / 257).round().astype(np.uint8))
 
 
 def _from_tensor(value: Tensor, mode: str, name: str) -> Tensor:

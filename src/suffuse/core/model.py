@@ -265,9 +265,11 @@ class Model:
 
     @torch.no_grad()
     def encode(self, image: Picture | Sequence[Picture]) -> Tensor:
-        """(B, C, h, w): the states of pictures."""
+        """(B, C, h, w): the states of pictures, which are resized to the nearest size that the model can make."""
         pixels = to_tensor(image)
-        self._check_size(*pixels.shape[-2:])
+        near = self._near(pixels.shape[-2:])
+        if near != tuple(pixels.shape[-2:]):
+            pixels = to_tensor(image, near)
         return self.codec.encode(pixels.to(self.device))[0]
 
     @torch.no_grad()

@@ -86,7 +86,7 @@ def invert(
         >>> model.generate("a red circle", latents=code.x, sampler=DDIM(), steps=50, guidance=1.0)
     """
     _check("inversion", inversion, (Inverter,), "DDIMInversion()")
-    x0 = model.encode(to_tensor(image))
+    x0 = model.encode(image)
     plan, size = plan_of(model, x0.shape[1:], steps, guidance, sampler, spacing, seed)
     prompts = spread("prompt", listed(prompt), len(x0))
     return inversion.encode(plan, x0, model.condition(prompts, negative_prompt, size=size, grid=plan.grid))
@@ -119,7 +119,7 @@ def edit(
 
     Args:
         model: a loaded model.
-        image: pictures, one for each prompt; None with a code.
+        image: pictures, one for each prompt, edited at the nearest size that the model can make; None with a code.
         source, target: what they show, and what they are to show.
         inversion: how they are found, or a code that was found before.
         editor: one or several patches, hooks and guidances between the branches, the outermost first; () is none.
@@ -146,7 +146,7 @@ def edit(
     if given == (image is not None):
         raise BadInput("image: give pictures with an inverter, or None with a code")
     pixels = None if image is None else to_tensor(image)
-    x0 = inversion.x if isinstance(inversion, Code) else model.encode(pixels)  # type: ignore[arg-type]
+    x0 = inversion.x if isinstance(inversion, Code) else model.encode(image)  # type: ignore[arg-type]
     if not len(befores) == len(afters) == len(x0):
         raise BadInput(
             f"source, target: {len(befores)} and {len(afters)} prompts for {len(x0)} pictures; give one each"
