@@ -23,6 +23,7 @@ __getattr__, __dir__ = lazy(
         "Heun": "runge_kutta",
         "RhoRK": "runge_kutta",
         "AlignYourSteps": "spacing",
+        "Beta": "spacing",
         "Explicit": "spacing",
         "FlowDynamicShift": "spacing",
         "FlowShift": "spacing",
