@@ -12,19 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from suffuse import load
 from suffuse.claims import microworld as mw
 from suffuse.core.files import read_json, write_json
 from suffuse.core.grid import Spacing
-from suffuse.core.metric import Estimate
 from suffuse.core.step import Sampler
+from suffuse.docs.nfe_quality import best, over_pictures
 from suffuse.samplers import (
     DDIM,
     DEIS,
     PNDM,
-    AlignYourSteps,
+    Beta,
     DPMSolverPP,
     FlowShift,
     Heun,
@@ -33,7 +34,7 @@ from suffuse.samplers import (
     Trailing,
     UniPC,
 )
-from suffuse.testing.nfe_bench import Arm, Course, Ours, Point, Theirs, compete, distances, error, learned, ratio
+from suffuse.testing.nfe_bench import Arm, Course, Ours, Point, Theirs, compete, distances, geometric, learned
 
 BUDGETS = (4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 LEARNED = 12
@@ -65,8 +66,8 @@ SPACINGS: Mapping[str, Mapping[str, Spacing]] = {
         "Trailing": Trailing(),
         "Karras": Karras(),
         "Karras(rho=3)": Karras(rho=3.0),
-        "Karras(rho=5)": Karras(rho=5.0),
-        "AlignYourSteps": AlignYourSteps(),
+        "Karras(rho=2)": Karras(rho=2.0),
+        "Beta": Beta(),
     },
     "shapes-flow": {
         "Trailing": Trailing(),
@@ -158,32 +159,34 @@ def measured(model: str, captions: int, seed: int, budgets: Sequence[int], fine:
     entered = {"suffuse": ours(model, seed), "diffusers": theirs(model)}
     reference, _ = course.run(sampler=FINEST, spacing=Trailing(), steps=fine)
     other, _ = course_of(model, mw.captions(CHECKED), seed).run(sampler=OTHER, spacing=Trailing(), steps=fine)
-    away = error(distances(other, reference[:CHECKED]), reference[:CHECKED])
 
     def measure(arm: Arm, budget: int) -> Point:
         end, evaluations = arm(course, budget)
         point = Point(arm, budget, evaluations, distances(end, reference))
-        print(model, arm.solver, arm.spacing, budget, error(point.squares, reference), sep=", ", flush=True)
+        print(model, arm.solver, arm.spacing, budget, f"{point.size:.4g}", sep=", ", flush=True)
         return point
 
     sides = {side: compete(measure, arms, budgets) for side, arms in entered.items()}
-    points, best = [], []
-    for side, measured in sides.items():
-        for p in measured:
-            names = {"side": side, "solver": p.arm.solver, "spacing": p.arm.spacing, "budget": p.budget}
-            points.append({**names, "evaluations": p.evaluations, "error": numbers(error(p.squares, reference))})
-    for budget in budgets:
-        one, two = (min((p for p in side if p.budget == budget), key=lambda p: p.size) for side in sides.values())
-        best.append({"budget": budget, "ratio": numbers(ratio(one, two))})
     return {
         "guidance": str(course.guidance),
         "captions": captions,
         "seed": seed,
         "reference": f"{FINEST}, {fine} steps",
-        "check": {"solver": f"{OTHER}, {fine} steps", "captions": CHECKED, "error": numbers(away)},
+        "check": {"solver": f"{OTHER}, {fine} steps", "errors": digits(distances(other, reference[:CHECKED]))},
+        "budgets": list(budgets),
         "spacings": {side: tried(arms) for side, arms in entered.items()},
-        "best": best,
-        "points": points,
+        "points": [
+            {
+                "side": side,
+                "solver": p.arm.solver,
+                "spacing": p.arm.spacing,
+                "budget": p.budget,
+                "evaluations": p.evaluations,
+                "errors": digits(p.errors),
+            }
+            for side, points in sides.items()
+            for p in points
+        ],
     }
 
 
@@ -192,9 +195,9 @@ def tried(arms: Sequence[Arm]) -> dict[str, list[str]]:
     return {arm.solver: [a.spacing for a in arms if a.solver == arm.solver] for arm in arms}
 
 
-def numbers(estimate: Estimate) -> list[float]:
-    """[value, low, high], five digits of each."""
-    return [float(f"{v:.5g}") for v in (estimate.mean, *estimate.interval)]
+def digits(errors: Any) -> list[float]:
+    """Four digits of each."""
+    return [float(f"{v:.4g}") for v in errors]
 
 
 def draw(models: Mapping[str, Any], path: Path) -> None:
@@ -206,22 +209,19 @@ def draw(models: Mapping[str, Any], path: Path) -> None:
 
     figure, panels = plt.subplots(1, len(models), figsize=(6 * len(models), 5), squeeze=False)
     for panel, (name, found) in zip(panels[0], models.items(), strict=True):
+        budgets = found["budgets"]
         for side, colour in (("diffusers", "tab:orange"), ("suffuse", "tab:blue")):
-            points = [p for p in found["points"] if p["side"] == side]
-            for solver in dict.fromkeys(p["solver"] for p in points):
-                own = [(p["budget"], p["error"][0]) for p in points if p["solver"] == solver]
-                panel.plot(*zip(*own, strict=True), color=colour, alpha=0.3, linewidth=0.8)
-            least = [
-                min((p for p in points if p["budget"] == b["budget"]), key=lambda p: p["error"][0])
-                for b in found["best"]
-            ]
-            x, y = [p["budget"] for p in least], [p["error"][0] for p in least]
-            low, high = ([p["error"][k] for p in least] for k in (1, 2))
-            panel.plot(x, y, color=colour, marker="o", linewidth=2, label=f"best of {side}")
-            panel.fill_between(x, low, high, color=colour, alpha=0.15)
+            for solver in found["spacings"][side]:
+                points = [p for p in found["points"] if (p["side"], p["solver"]) == (side, solver)]
+                sizes = [geometric(np.array(p["errors"])) for p in points]
+                panel.plot([p["budget"] for p in points], sizes, color=colour, alpha=0.3, linewidth=0.8)
+            least = [best(found, side, budget)["errors"] for budget in budgets]
+            line, *sides = zip(*([e.mean, *e.interval] for e in map(over_pictures, least)), strict=True)
+            panel.plot(budgets, line, color=colour, marker="o", linewidth=2, label=f"best of {side}")
+            panel.fill_between(budgets, *sides, color=colour, alpha=0.15)
         panel.set(xscale="log", yscale="log", title=f"{name}, {found['guidance']}", ylim=(None, 2.0))
-        panel.set(xlabel="evaluations of the guided network", ylabel="error of the latents, relative")
-        panel.set_xticks([b["budget"] for b in found["best"]], [str(b["budget"]) for b in found["best"]], minor=False)
+        panel.set(xlabel="evaluations of the guided network", ylabel="relative error of the latents")
+        panel.set_xticks(budgets, list(map(str, budgets)))
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend()
