@@ -117,7 +117,11 @@ def tuned(
 
 
 def measured(model: Model, base: Network, error: float, rows: int, compiled: bool, rounds: int) -> list[Tried]:
-    """Every mode that makes sense here, timed in turns with the plain network on noise at the middle of the run."""
+    """Every mode that makes sense here, timed in turns with the plain network on noise at the middle of the run.
+
+    What came out faster is timed a second time at the end, and the slower of both counts: a busy machine deceives once
+    more easily than twice.
+    """
     from .evaluation.timing import paired
 
     x, cond = _example(model, rows)
@@ -126,13 +130,16 @@ def measured(model: Model, base: Network, error: float, rows: int, compiled: boo
         with torch.no_grad():
             return net(x, 0.5, cond).value
 
-    plain, found = evaluated(base), []
-    for mode in modes(base, error, compiled):
-        net = Tuned(base, mode)
-        off = float((evaluated(net) - plain).norm() / plain.norm())
-        ratio = paired(lambda net=net: evaluated(net), lambda: evaluated(base), rounds=max(5, rounds)).ratio  # type: ignore[misc]
-        found.append(Tried(mode, ratio.mean, *ratio.interval, off))
-    return found
+    def timed(net: Tuned) -> tuple[float, float, float]:
+        ratio = paired(lambda: evaluated(net), lambda: evaluated(base), rounds=max(5, rounds)).ratio
+        return ratio.mean, *ratio.interval
+
+    plain = evaluated(base)
+    nets = [Tuned(base, mode) for mode in modes(base, error, compiled)]
+    off = [float((evaluated(net) - plain).norm() / plain.norm()) for net in nets]
+    first = [timed(net) for net in nets]
+    both = [max(times, timed(net)) if times[2] < 1.0 else times for net, times in zip(nets, first, strict=True)]
+    return [Tried(net.mode, *times, e) for net, times, e in zip(nets, both, off, strict=True)]
 
 
 def modes(base: Network, error: float, compiled: bool) -> Sequence[Mode]:

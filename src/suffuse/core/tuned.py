@@ -47,7 +47,7 @@ class Tuned(Derived):
         super().__init__(base)
         self.mode = mode
         self.eager = self._with(base, self._weights(base.net))
-        self.graph = self._with(base, torch.compile(self.eager.net)) if mode.compiled else None
+        self.graph = self._with(base, torch.compile(self.eager.net, dynamic=False)) if mode.compiled else None
 
     @staticmethod
     def _with(base: Network, net: Any) -> Network:
