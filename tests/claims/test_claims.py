@@ -20,6 +20,7 @@ all_claims()  # once, before any test has registries of its own: a module regist
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch):
     monkeypatch.setattr(machinery, "_claims", dict(machinery._claims))
+    registry.all_methods()  # what is first imported later would be lost with the copy
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
 
 

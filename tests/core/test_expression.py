@@ -58,12 +58,12 @@ def toy_task(model):
 
 @pytest.fixture(autouse=True, scope="module")
 def _toys():
-    before = dict(registry._methods)
-    for target in (ToyGuidance, ToyHook, ToyPatch, toy_task):
+    toys = (ToyGuidance, ToyHook, ToyPatch, toy_task)
+    for target in toys:
         method()(target)
     yield
-    registry._methods.clear()
-    registry._methods.update(before)
+    for target in toys:
+        del registry._methods[target.__name__]
 
 
 def test_calls_by_position_by_name_and_by_name_alone():

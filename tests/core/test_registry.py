@@ -24,6 +24,7 @@ Stepper.__module__ = "suffuse.core.stepper"
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
+    registry.all_methods()  # what is first imported later would be lost with the copy
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
 
 

@@ -18,6 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.fixture(scope="module")
 def ran() -> Iterator[Callable[[str], ModuleType]]:
     """Runs the Python blocks of a page; what they register is forgotten afterwards."""
+    registry.all_methods()  # what is first imported later would be lost with the copy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_methods", dict(registry._methods))
         patch.setattr(claim, "_claims", dict(claim._claims))
