@@ -73,6 +73,7 @@ SPACINGS: Mapping[str, Mapping[str, Spacing]] = {
         "Trailing": Trailing(),
         "FlowShift(1)": FlowShift(1.0),
         "FlowShift(2)": FlowShift(2.0),
+        "FlowShift(3)": FlowShift(3.0),
     },
 }
 
