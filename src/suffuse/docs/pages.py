@@ -12,12 +12,14 @@ from suffuse.core.files import atomic_write
 from . import matrices
 from .gallery import gallery_page
 from .methods import methods_page
+from .nfe_quality import nfe_page
 from .papers import papers_page
 from .results import results_page
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "gallery.md": lambda: gallery_page(folder()),
     "methods.md": methods_page,
+    "nfe-quality.md": lambda: nfe_page(folder()),
     "papers.md": papers_page,
     "results.md": results_page,
     "matrix-architectures.md": lambda: matrices.architectures_page(folder()),
