@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from suffuse import conditioning, editing, noise
-from suffuse.caching import BAC, RAS, AutoDiffusion, FasterDiffusion, FirstBlockCache, MultiUNetSwitching
+from suffuse.caching import (
+    BAC,
+    RAS,
+    AutoDiffusion,
+    DeeDiff,
+    FasterDiffusion,
+    FastKernels,
+    FirstBlockCache,
+    MultiUNetSwitching,
+    Winograd,
+)
 from suffuse.caching.skipping import skippable
 from suffuse.core.cond import Cond
 from suffuse.core.engine import grid_of, place_of
@@ -176,6 +186,7 @@ EXAMPLES = {
     "ClassifierGuidance": lambda: Subject(ClassifierGuidance(noisy_classifier(), 3.0, target=1)),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
     "Concept": lambda: Subject(CONCEPTS[1]),
+    "DeeDiff": lambda: Subject(DeeDiff(threshold=1.0)),
     "DensityCoverage": lambda: compared(DensityCoverage),
     "DiffEditor": lambda: Subject(editing.DiffEditor(editing.Move(1, 0))),
     "Displaced": lambda: Subject(editing.Displaced(editing.Move(1, 0)), apart=BESIDE),
@@ -186,6 +197,7 @@ EXAMPLES = {
     "Stage": lambda: Subject(editing.Stage(denoiser("unet"))),
     "EditHistory": lambda: Subject(EditHistory("a circle").add(CONCEPTS[0]).add(CONCEPTS[1]).undo()),
     "Explicit": lambda: Subject(Explicit(times=(1.0, 0.6, 0.2))),
+    "FastKernels": lambda: Subject(FastKernels((("mid_block.resnets.0.conv1", Winograd()),))),
     "FasterDiffusion": lambda: Subject(FasterDiffusion(every=2, ahead=2)),
     "FirstBlockCache": lambda: Subject(FirstBlockCache(threshold=1.0)),
     "FSTD": lambda: Subject(FSTD(4, batch=4)),

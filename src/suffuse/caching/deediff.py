@@ -60,7 +60,7 @@ class DeeDiff(Patch):
     has no head of its own, for it is the network's own exit. `DeeDiff().on(denoiser)` makes the heads.
 
     Args:
-        threshold: theta, 0 to 1; at 0 no row leaves. `calibrated` finds the one for a share of the layers.
+        threshold: theta, 0 to 1, times the adapter's scale; at 0 no row leaves. `calibrated` finds the one for a share of the layers.
 
     Raises:
         BadInput: a threshold out of range. Refused: a network that is no row of transformer layers.
@@ -105,9 +105,10 @@ class DeeDiff(Patch):
 
     def _layer(self, call: Call, left: dict[Any, tuple[Tensor, int]]) -> Any:
         out = call()
-        if isinstance(call.part, ExitHead) and self.threshold > 0.0:
+        threshold = call.scale * self.threshold
+        if isinstance(call.part, ExitHead) and threshold > 0.0:
             g, u = call.part(image_of(out, call.site), times_of(call.t, len(call.rows)))
-            for row, own, sure in zip(call.rows, g, (u.mean(1) <= self.threshold).tolist(), strict=True):
+            for row, own, sure in zip(call.rows, g, (u.mean(1) <= threshold).tolist(), strict=True):
                 if sure:
                     left[row] = own, call.scratch["layer"]
         return out
