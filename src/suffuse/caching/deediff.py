@@ -60,7 +60,8 @@ class DeeDiff(Patch):
     has no head of its own, for it is the network's own exit. `DeeDiff().on(denoiser)` makes the heads.
 
     Args:
-        threshold: theta, 0 to 1, times the adapter's scale; at 0 no row leaves. `calibrated` finds the one for a share of the layers.
+        threshold: theta, 0 to 1, times the adapter's scale; at 0 no row leaves. `calibrated` finds the one for a share
+            of the layers.
 
     Raises:
         BadInput: a threshold out of range. Refused: a network that is no row of transformer layers.
