@@ -163,3 +163,7 @@ def test_other_networks_are_refused():
         run("sd3", [DeepCache()])
     with pytest.raises(Refused, match="branches 0 to"):
         run("unet", [DeepCache(branch=99)])
+
+
+def test_the_centre_may_be_the_end():
+    assert refreshes(3, 2, 2.0, 1.0) == {0, 2}

@@ -135,7 +135,7 @@ def refreshes(n: int, every: int, power: float = 1.0, centre: float = 0.3) -> fr
     while p > 1.0:
         low, high = -(c ** (1 / p)), (n - c) ** (1 / p)
         u = [low + (high - low) * k / count for k in range(count + 1)]
-        inner = {c + int(math.copysign(abs(v) ** p, v)) for v in u[1:-1]}
+        inner = {min(c + int(math.copysign(abs(v) ** p, v)), n - 1) for v in u[1:-1]}
         if len(inner | {0}) == count:
             return frozenset(inner | {0})
         p -= 0.02

@@ -38,8 +38,8 @@ they are judged on, on both sides alike.
 
 
 def nfe_page(folder: Path) -> str:
-    """Text of the page."""
-    models = read_json(folder / FILE)["models"]
+    """Text of the page; without the file, its head alone."""
+    models = read_json(folder / FILE)["models"] if (folder / FILE).exists() else {}
     return HEAD + "".join(section(name, found) for name, found in models.items())
 
 
