@@ -71,9 +71,10 @@ SPACINGS: Mapping[str, Mapping[str, Spacing]] = {
     },
     "shapes-flow": {
         "Trailing": Trailing(),
-        "FlowShift(1)": FlowShift(1.0),
         "FlowShift(2)": FlowShift(2.0),
         "FlowShift(3)": FlowShift(3.0),
+        "FlowShift(2, skip_first)": FlowShift(2.0, skip_first=True),
+        "FlowShift(3, skip_first)": FlowShift(3.0, skip_first=True),
     },
 }
 

@@ -251,3 +251,12 @@ def test_karras_of_sdxl_takes_its_range_from_the_timesteps():
     low, high = (math.exp(table._list[k]) for k in (1, 901))
     got = ours(Euler(), 10, start(), Karras(sigma_min=low, sigma_max=high), "epsilon", table)
     assert distance(got, want) < 1e-5
+
+
+@pytest.mark.parametrize("name, sampler", [(UNI, UniPC()), (DPM, DPMSolverPP())], ids=["UniPC", "DPMSolverPP"])
+def test_flows_use_what_was_predicted_at_pure_noise(name, sampler):
+    # diffusers begins at 0.999, where log-SNR is finite
+    config = dict(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction", solver_order=2)
+    want = theirs(name, start(), config, {}, num_inference_steps=5)
+    got = ours(sampler, 5, start(), FlowShift(3.0, skip_first=True), "flow_prediction", Flow())
+    assert distance(got, want) < 1e-3

@@ -180,3 +180,9 @@ def test_aligned_schedules_of_other_lengths():
     np.testing.assert_allclose(rhos, diffusers.schedulers.AysSchedules["StableDiffusionVideoSigmas"][:10], rtol=1e-6)
     with pytest.raises(BadInput, match="SDXL"):
         AlignYourSteps("SDLX")
+
+
+def test_a_shifted_flow_may_leave_out_the_time_beside_the_data():
+    times = FlowShift(3.0, skip_first=True).grid(Flow(), 4).times
+    torch.testing.assert_close(times, torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]).double())
+    torch.testing.assert_close(FlowShift(1.0, skip_first=True).grid(Flow(), 5).times, Trailing().grid(Flow(), 5).times)

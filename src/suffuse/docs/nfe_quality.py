@@ -29,9 +29,9 @@ is the root mean square distance of its final latents to those of the reference,
 figures are geometric means over pictures with 95 % intervals. A root mean square over pictures is given beside it: it
 says how many pictures end in another mode than the reference, of which there are some with nearly all solvers. The
 spacing of each solver is the best of those in the last column of its table, at 6 evaluations for budgets up to 8 and
-at 12 for larger ones; above 20 evaluations the three solvers of a side go on that are best at 20. OLSS was fitted on
-12 other captions and other noise; diffusers has nothing that is fitted. Solvers are chosen by the same captions that
-they are judged on, on both sides alike.
+at 12 for larger ones; above 20 evaluations the three solvers of a side go on that are best at 20, with the spacing
+that is best there. OLSS was fitted on 12 other captions and other noise; diffusers has nothing that is fitted.
+Solvers are chosen by the same captions that they are judged on, on both sides alike.
 
 ![Error against evaluations](nfe-quality.png)
 """

@@ -88,7 +88,7 @@ def read_schedule(config: Config, *, even: bool = False) -> Schedule:
         raise BadInput(f"scheduler: prediction_type {kind!r} is unknown; {nearest(kind, KINDS)}")
     sampler = TABLES[name](full)
     if full.get("use_flow_sigmas"):
-        return Schedule(Flow(), FLOW, FlowShift(full.get("flow_shift") or 1.0), sampler)
+        return Schedule(Flow(), FLOW, FlowShift(full.get("flow_shift") or 1.0, skip_first=True), sampler)
     return Schedule(_table(full), KINDS[kind], _spacing(name, full), sampler)
 
 

@@ -16,7 +16,7 @@ from ..core.process import Gaussian
 from ..core.registry import method
 from ..core.step import Ask, Sampler, Step
 from ..core.value import Coef, Value
-from .multistep import ZERO, History, blank, blend, known, push, where_apart
+from .multistep import ZERO, History, blank, blend, known, push, seen_from_noise, where_apart
 from .spacing import Quadratic
 
 Rule = Callable[[Gaussian, float, float, Sequence[float]], list[float]]
@@ -57,7 +57,7 @@ def _equal_steps(process: Gaussian, t: float, s: float, past: Sequence[float]) -
 VARIANTS: Mapping[str, Rule] = {
     "tAB": _lagrange(lambda process, t: t),
     "rhoAB": _lagrange(lambda process, t: process.rho(t)),
-    "logrhoAB": _lagrange(lambda process, t: -process.logsnr(t)),
+    "logrhoAB": _lagrange(lambda process, t: -seen_from_noise(process.logsnr(t))),
     "iPNDM": _equal_steps,
 }
 
@@ -79,8 +79,8 @@ class DEIS(Sampler):
         order: degree r of the polynomial, 0 to 3; under strong guidance few steps are stable with 1 only.
         variant: "tAB", "rhoAB", "logrhoAB" or "iPNDM".
 
-    Differs from the paper: where rho is infinite, as at the start of flows, the step is DDIM's, and only tAB uses the
-    prediction made there again. The run ends at pure data by default instead of at t_min.
+    Differs from the paper: where rho is infinite, as at the start of flows, the step is DDIM's, and rhoAB
+    does not use the prediction made there again. The run ends at pure data by default instead of at t_min.
 
     Reference: Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator, 2204.13902.
     """

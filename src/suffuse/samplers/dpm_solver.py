@@ -11,7 +11,7 @@ from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.step import Ask, Sampler, Step
 from ..core.value import Coef, Value, expm1, minimum, sqrt, where
-from .multistep import ZERO, History, blank, blend, known, push, where_apart
+from .multistep import ZERO, History, blank, blend, known, push, seen_from_noise, where_apart
 
 
 @method(paper="dpm-solver-plus-plus")
@@ -75,7 +75,7 @@ class DPMSolverPP(Sampler):
 
         order = where_apart(here, there, self._usable(at, known(memory, here)))
         mean = blend(order, rule, [p.eps, p.x0, *(m for _, m in memory)])
-        return (Normal(mean, std) if self.sde else mean), push(memory, here, p.x0)
+        return (Normal(mean, std) if self.sde else mean), push(memory, seen_from_noise(here), p.x0)
 
     def _usable(self, at: Step, most: Coef) -> Coef:
         """How many past predictions to use, of `most` that there are."""

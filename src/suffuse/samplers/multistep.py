@@ -39,6 +39,14 @@ def known(history: History, here: Coef) -> Coef:
     return count
 
 
+def seen_from_noise(logsnr: Coef) -> Coef:
+    """Log-SNR as a place of predictions: pure noise, where it is infinite, stands where sigma / alpha = 1000.
+
+    Predictions of x0 do not change between the two, and at infinity the first one of a flow could not be used again.
+    """
+    return where(logsnr > -math.inf, logsnr, -math.log(1000.0))
+
+
 def where_apart(a: Coef, b: Coef, then: Coef) -> Coef:
     """`then` where a and b differ by a finite number, else 0 (also where one of them is NaN).
 

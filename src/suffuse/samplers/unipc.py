@@ -14,7 +14,7 @@ from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.step import Ask, Sampler, Step
 from ..core.value import Coef, Value, expm1, minimum, where
-from .multistep import ONE, ZERO, blank, blend, known, push, where_apart
+from .multistep import ONE, ZERO, blank, blend, known, push, seen_from_noise, where_apart
 
 HALF = Coef(0.5)
 
@@ -80,7 +80,7 @@ class UniPC(Sampler):
         order = ZERO if at.i - 1 in self.disable_corrector else where(here == there, 0.0, minimum(reach, more))
         eps = blend(order, corrector, [p.eps, last_eps, p.x0, *values])
         x_s = blend(where_apart(here, there, minimum(reach, fewer)), predictor, [eps, p.x0, *values])
-        return x_s, (eps, push(past, here, p.x0))
+        return x_s, (eps, push(past, seen_from_noise(here), p.x0))
 
     def _gain(self, h: Coef, distances: Sequence[Coef]) -> list[Coef]:
         """-B(h) rho_k / r_k for points at these distances: the weights of m_k - m_0 in units of alpha_s."""

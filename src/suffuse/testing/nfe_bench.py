@@ -203,23 +203,27 @@ def compete(measure: Callable[[Arm, int], Point], arms: Sequence[Arm], budgets: 
     """The solvers of one side at every budget, in three rounds.
 
     Every solver tries all its spacings at LOW and at HIGH evaluations; the best at LOW is what it runs with at budgets
-    up to FEW, the best at HIGH above. Above MANY evaluations the KEPT best at MANY go on.
+    up to FEW, the best at HIGH up to MANY. Above, the KEPT solvers that are best at MANY go on, each with the spacing
+    that is its best there.
     """
     points: dict[tuple[Arm, int], Point] = {}
+
+    def size(arm: Arm, budget: int) -> float:
+        return point(arm, budget).size
 
     def point(arm: Arm, budget: int) -> Point:
         if (arm, budget) not in points:
             points[arm, budget] = measure(arm, budget)
         return points[arm, budget]
 
-    def best(budget: int) -> list[Arm]:
-        decisive = LOW if budget <= FEW else HIGH
-        tried: dict[str, list[Arm]] = {}
-        for arm in arms:
-            tried.setdefault(arm.solver, []).append(arm)
-        return [min(own, key=lambda arm: point(arm, decisive).size) for own in tried.values()]
+    def best(decisive: int, among: Sequence[str]) -> list[Arm]:
+        return [min((a for a in arms if a.solver == name), key=lambda a: size(a, decisive)) for name in among]
 
-    def going_on(budget: int) -> list[Arm]:
-        return best(budget) if budget <= MANY else sorted(best(MANY), key=lambda arm: point(arm, MANY).size)[:KEPT]
+    def chosen(budget: int) -> list[Arm]:
+        everybody = list(dict.fromkeys(arm.solver for arm in arms))
+        if budget <= MANY:
+            return best(LOW if budget <= FEW else HIGH, everybody)
+        leading = sorted(best(HIGH, everybody), key=lambda arm: size(arm, MANY))[:KEPT]
+        return best(MANY, [arm.solver for arm in leading])
 
-    return [point(arm, budget) for budget in budgets for arm in going_on(budget)]
+    return [point(arm, budget) for budget in budgets for arm in chosen(budget)]
