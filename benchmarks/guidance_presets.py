@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 
 from suffuse.claims import microworld as mw
-from suffuse.core.step import Guidance
+from suffuse.core.guidance import Guidance
 from suffuse.evaluation import statistics
 from suffuse.guidance import (
     APG,

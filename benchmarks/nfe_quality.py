@@ -19,7 +19,7 @@ from suffuse import load
 from suffuse.claims import microworld as mw
 from suffuse.core.files import read_json, write_json
 from suffuse.core.grid import Spacing
-from suffuse.core.step import Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.docs.nfe_quality import best, over_pictures
 from suffuse.samplers import (
     DDIM,

@@ -12,8 +12,9 @@ from suffuse.caching import DeepCache, FasterDiffusion, PriorNoiseInjection
 from suffuse.caching.faster_diffusion import KEYS
 from suffuse.core.engine import Start, sample
 from suffuse.core.errors import BadInput, Refused
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.patch import Patch
-from suffuse.core.step import Guidance, Hook
 from suffuse.guidance import CFG, AdaptiveGuidance
 from suffuse.processes.continuous import VP
 from suffuse.samplers import DDIM, DDPM, DPMSolverPP, Heun

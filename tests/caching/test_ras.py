@@ -10,8 +10,8 @@ from suffuse.caching.token_subset import pick, put
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.grid import Grid
+from suffuse.core.guidance import Guidance
 from suffuse.core.patch import Patch
-from suffuse.core.step import Guidance
 from suffuse.evaluation.timing import operations
 from suffuse.guidance import CFG, AdaptiveGuidance
 from suffuse.samplers import DDIM, DDPM, Euler, Heun

@@ -12,10 +12,11 @@ from suffuse.core.denoiser import Denoiser, count_evaluation
 from suffuse.core.engine import Start, State, grid_of, sample, trace
 from suffuse.core.errors import BadInput, Diverged, Refused
 from suffuse.core.grid import Grid, Spacing
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.plugin import Needs
 from suffuse.core.prediction import EPS, X0
 from suffuse.core.process import Parts
-from suffuse.core.step import Guidance, Hook
 from suffuse.core.value import Coef, Tree
 from suffuse.guidance import CFG
 from suffuse.processes import VP, Absorbing, Flow, Table

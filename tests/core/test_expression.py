@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from suffuse.core import registry
 from suffuse.core.errors import BadInput
 from suffuse.core.expression import parse, unparse
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.patch import Patch
 from suffuse.core.registry import method
-from suffuse.core.step import Guidance, Hook
 
 
 @dataclass(frozen=True)

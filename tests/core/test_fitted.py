@@ -11,9 +11,9 @@ from torch import nn
 from suffuse import load_method, save_method
 from suffuse.core import registry
 from suffuse.core.errors import BadInput, Damaged
+from suffuse.core.hook import Hook
 from suffuse.core.plugin import Setting
 from suffuse.core.registry import method
-from suffuse.core.step import Hook
 from suffuse.guidance import LinearAG
 
 

@@ -16,11 +16,11 @@ import suffuse
 from suffuse.conditioning import Alternate, Blend, Switch, Weighted
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.expression import parse
+from suffuse.core.hook import Hook
 from suffuse.core.model import Model
 from suffuse.core.noise import Keyed
 from suffuse.core.patch import Patch, Sites
 from suffuse.core.prompt import Mixture
-from suffuse.core.step import Hook
 from suffuse.guidance.cfg import CFG
 from suffuse.images import to_tensor
 from suffuse.samplers.ancestral import DDIM, DDPM

@@ -22,10 +22,10 @@ from suffuse.core.cond import Cond
 from suffuse.core.denoiser import Network
 from suffuse.core.engine import sample
 from suffuse.core.errors import Refused
+from suffuse.core.guidance import Guidance
 from suffuse.core.memory import join
 from suffuse.core.patch import Patch
 from suffuse.core.site import Site, Sites
-from suffuse.core.step import Guidance
 from suffuse.core.tap import checkpoint
 from suffuse.guidance.cfg import CFG
 from suffuse.samplers.ancestral import DDIM

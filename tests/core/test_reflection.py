@@ -14,10 +14,10 @@ from suffuse.core.cond import Cond
 from suffuse.core.denoiser import Denoiser, count_evaluation
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput
+from suffuse.core.hook import Hook
 from suffuse.core.patch import Patch
 from suffuse.core.prediction import EPS, FLOW
 from suffuse.core.reflection import Branch, reflect
-from suffuse.core.step import Hook
 from suffuse.core.value import Coef
 from suffuse.guidance import CFG
 from suffuse.processes import VE, VP, Flow

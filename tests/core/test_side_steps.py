@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from suffuse.core.engine import sample
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.prediction import X0
-from suffuse.core.step import Guidance, Hook
 from suffuse.guidance import CFG
 from suffuse.processes import VP
 from suffuse.samplers import DDIM, DEIS, UniPC

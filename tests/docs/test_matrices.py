@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.plugin import Needs
 from suffuse.core.registry import Method, resolve
-from suffuse.core.step import Guidance, Hook
 from suffuse.docs import matrices
 from suffuse.docs.trials import KINDS, on_kind, on_network, outcome, stage
 from suffuse.testing import fixtures

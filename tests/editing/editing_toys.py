@@ -10,8 +10,8 @@ from torch import Tensor
 
 from suffuse.core.cond import Cond
 from suffuse.core.engine import grid_of
+from suffuse.core.guidance import Guidance
 from suffuse.core.patch import Patch
-from suffuse.core.step import Guidance
 from suffuse.editing import Plan
 from suffuse.guidance.cfg import CFG
 from suffuse.samplers.ancestral import DDIM

@@ -10,7 +10,7 @@ import torch
 from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
-from suffuse.core.step import Guidance
+from suffuse.core.guidance import Guidance
 from suffuse.editing import MasaCtrl
 from suffuse.editing.branches import branches, match
 from suffuse.samplers.ancestral import DDIM

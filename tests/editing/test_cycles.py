@@ -11,7 +11,7 @@ import torch
 from suffuse.core.cond import Cond
 from suffuse.core.engine import Start, sample
 from suffuse.core.errors import BadInput
-from suffuse.core.step import Hook
+from suffuse.core.hook import Hook
 from suffuse.core.value import Coef
 from suffuse.editing import CyclicOneWay, Diversify, Pasted, cyclic_one_way
 from suffuse.editing.cycles import renoised

@@ -58,7 +58,7 @@ def test_noise_is_in_the_region_alone_and_that_of_the_pair():
 
 def test_a_step_with_regional_noise_is_ddims_law():
     """Inside of the region the move from t to s has DDIM's mean and deviation at that eta, outside those at 0."""
-    from suffuse.core.step import Hook
+    from suffuse.core.hook import Hook
 
     seen = {}
 

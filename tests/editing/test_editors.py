@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from suffuse.core.errors import BadInput, Refused
+from suffuse.core.hook import Hook
 from suffuse.core.patch import Patch
-from suffuse.core.step import Hook
 from suffuse.editing import (
     DDIMInversion,
     DirectInversion,

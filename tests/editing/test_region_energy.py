@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from suffuse.core.errors import BadInput, Refused
-from suffuse.core.step import Guidance
+from suffuse.core.guidance import Guidance
 from suffuse.editing import Appearance, Displaced, Drag, KVBank, Move, Paste, RegionEnergy
 from suffuse.editing.region_energy import alike, alike_on_average
 from suffuse.editing.regions import Pointed, Weights
@@ -86,7 +86,7 @@ def test_the_slope_is_that_of_the_energy(operation):
     points = POINTS if "points" in operation.places else None
     a, b = pointed(points=points)
     from suffuse.core.memory import rows_of
-    from suffuse.core.step import Predict
+    from suffuse.core.predict import Predict
     from suffuse.core.value import Coef, put
     from suffuse.editing.branches import branches
     from suffuse.editing.feature_probe import FeatureProbe

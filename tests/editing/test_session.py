@@ -11,7 +11,7 @@ import torch
 from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Damaged
-from suffuse.core.step import Hook
+from suffuse.core.hook import Hook
 from suffuse.editing import SPICE, EditSession, MaskedBlend, NoiseLevelMask, Stage
 from suffuse.editing.spice import at_least, blurred, bounding_box, extended, without_dots
 from suffuse.loading.pipelines import assemble

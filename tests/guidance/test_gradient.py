@@ -11,7 +11,8 @@ from suffuse.core.errors import BadInput, Refused
 from suffuse.core.grid import Grid
 from suffuse.core.noise import Keyed
 from suffuse.core.prediction import EPS, FLOW, X0, V
-from suffuse.core.step import Mover, RunContext, Step
+from suffuse.core.sampler import Mover
+from suffuse.core.step import RunContext, Step
 from suffuse.core.value import Coef
 from suffuse.guidance import CFG, ClassifierGuidance, ClassScore, Clean, GradientGuidance, MapScore, MaskScore
 from suffuse.guidance.gradient import gradient, mean_moved, score_moved

@@ -14,9 +14,11 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
+from suffuse.core.guidance import Guidance
 from suffuse.core.plugin import Needs
+from suffuse.core.predict import Predict
 from suffuse.core.prediction import X0, V
-from suffuse.core.step import Guidance, Predict, Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.value import Coef, combine
 from suffuse.guidance import (
     APG,

@@ -11,9 +11,9 @@ import torch
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.grid import Grid
+from suffuse.core.hook import Hook
 from suffuse.core.noise import Keyed, Stream
 from suffuse.core.prediction import EPS, FLOW, X0
-from suffuse.core.step import Hook
 from suffuse.core.value import Coef
 from suffuse.guidance import CFG, Branch, SuperDiffAND, SuperDiffOR
 from suffuse.guidance.directions import remembered

@@ -15,12 +15,15 @@ from suffuse.core.engine import Start, State, sample, trace
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.expression import parse, unparse
 from suffuse.core.grid import Grid
+from suffuse.core.guidance import Guidance
 from suffuse.core.law import Law
 from suffuse.core.noise import Keyed
 from suffuse.core.plugin import Needs
+from suffuse.core.predict import Predict
 from suffuse.core.prediction import EPS, FLOW, X0, Affine, Kind
 from suffuse.core.process import Gaussian as Process
-from suffuse.core.step import Guidance, Predict, RunContext, Sampler, Step
+from suffuse.core.sampler import Sampler
+from suffuse.core.step import RunContext, Step
 from suffuse.core.value import Coef, combine, cos
 from suffuse.processes import VP, Absorbing, Flow, Table
 from suffuse.samplers import (

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from suffuse.core.engine import sample
 from suffuse.core.grid import Grid
+from suffuse.core.hook import Hook, StepFunction
 from suffuse.core.prediction import EPS, FLOW, X0, Kind, V
 from suffuse.core.process import Gaussian as Process
-from suffuse.core.step import Hook, Sampler, Step, StepFunction
+from suffuse.core.sampler import Sampler
+from suffuse.core.step import Step
 from suffuse.core.value import Coef
 from suffuse.processes import VE, VP, Cosine, Flow, Table
 from suffuse.samplers import DDIM, DEIS, PNDM, DPMSolverPP, Euler, Heun, RhoRK, UniPC

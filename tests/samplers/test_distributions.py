@@ -14,7 +14,7 @@ from suffuse.core.engine import sample
 from suffuse.core.grid import Grid
 from suffuse.core.noise import Keyed, Shifted, Stream
 from suffuse.core.prediction import X0, Affine
-from suffuse.core.step import Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.value import Coef
 from suffuse.processes import VP, Flow, Table
 from suffuse.samplers import DDIM, DDPM, LCM, DPMSolverPP, Euler, EulerAncestral, Heun, Karras

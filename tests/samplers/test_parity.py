@@ -16,7 +16,7 @@ from suffuse.core.grid import Spacing
 from suffuse.core.noise import Stream
 from suffuse.core.prediction import EPS, FLOW, X0, Affine, Kind, V
 from suffuse.core.process import Gaussian
-from suffuse.core.step import Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.value import Coef
 from suffuse.processes import Flow, Table
 from suffuse.samplers import (

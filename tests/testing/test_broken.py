@@ -10,10 +10,12 @@ import torch
 from suffuse.caching.policy import CachePolicy
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.grid import Grid, Spacing
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.metric import Estimate, Metric
 from suffuse.core.patch import Patch
 from suffuse.core.plugin import Needs
-from suffuse.core.step import Guidance, Hook, Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.training import Loss, Objective
 from suffuse.core.value import Coef
 from suffuse.guidance import CFG

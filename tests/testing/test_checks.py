@@ -46,6 +46,7 @@ from suffuse.guidance import (
 )
 from suffuse.guidance.questions import Combined, RewardSelect, TIFASelect
 from suffuse.guidance.structured import StructuredDiffusion
+from suffuse.layout import ControlBranch
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.probing import SeedStudy
@@ -143,6 +144,12 @@ def path(name, n):
     return Cond(alt={"path": Cond({"states": known, "mask": (x[:, :1] > 0).float()})})
 
 
+def drawn(name, n):
+    """A picture that a control branch reads."""
+    x = states(name, ROWS + 1)[1 : n + 1]
+    return Cond({"control": x[:, :3].sigmoid().repeat_interleave(2, -1).repeat_interleave(2, -2)})
+
+
 def guided(name, n):
     """What larger pictures follow."""
     x = states(name, ROWS + 1)[1 : n + 1]
@@ -190,6 +197,7 @@ EXAMPLES = {
     "DensityCoverage": lambda: compared(DensityCoverage),
     "DiffEditor": lambda: Subject(editing.DiffEditor(editing.Move(1, 0))),
     "Displaced": lambda: Subject(editing.Displaced(editing.Move(1, 0)), apart=BESIDE),
+    "ControlBranch": lambda: Subject(ControlBranch(widths=(4, 8)), drawn),
     "CyclicOneWay": lambda: Subject(editing.CyclicOneWay(cycles=1), path),
     "Diversify": lambda: Subject(editing.Diversify("a face"), path),
     "DragonDiffusion": lambda: Subject(editing.DragonDiffusion(editing.Move(1, 0))),

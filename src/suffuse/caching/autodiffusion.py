@@ -19,8 +19,8 @@ from ..core.grid import Grid, Spacing
 from ..core.patch import Patch
 from ..core.plugin import Setting
 from ..core.registry import method
+from ..core.sampler import Sampler
 from ..core.site import Site, Sites
-from ..core.step import Sampler
 from ..core.value import Value
 from ..search import Evolution, Scores, score_new
 from .schedule_space import Candidate, ScheduleSpace

@@ -15,8 +15,8 @@ from ..core.errors import BadInput, Refused
 from ..core.grid import Spacing
 from ..core.plugin import Setting
 from ..core.registry import method
+from ..core.sampler import Sampler
 from ..core.site import Site, Sites
-from ..core.step import Sampler
 from .policy import CacheTable
 from .probe import Similarity, similarity_probe
 from .update_steps import update_steps

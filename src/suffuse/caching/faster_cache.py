@@ -13,10 +13,12 @@ from torch.utils import _pytree as pytree
 from ..core.call import Call
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
 from ..core.site import Site, Sites
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value
 from .policy import CacheTable
 from .pyramid_broadcast import attentions

@@ -12,11 +12,12 @@ import torch
 from ..core.call import Call
 from ..core.denoiser import Denoiser
 from ..core.errors import BadInput, Refused
+from ..core.hook import Hook, StepFunction
 from ..core.memory import take
 from ..core.plugin import Needs
 from ..core.registry import method
 from ..core.site import Site, Sites
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Coef, Value, combine
 from .policy import CacheTable
 from .probe import similarity_probe

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import BadInput, Damaged, Refused
 from ..core.expression import parse, unparse
 from ..core.files import read_json, write_json
+from ..core.guidance import Guidance
 from ..core.metric import Estimate
 from ..core.patch import Patch
 from ..core.registry import REQUIRED, all_methods, method
-from ..core.step import Guidance
 
 if TYPE_CHECKING:
     from ..core.model import Images, Model

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 from ..core.denoiser import Denoiser
 from ..core.errors import BadInput, Refused
+from ..core.hook import Hook, StepFunction
 from ..core.model import Model
 from ..core.plugin import Setting
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffuse.core.step import Step, StepFunction
+from suffuse.core.hook import StepFunction
+from suffuse.core.step import Step
 from suffuse.core.value import Value
 from suffuse.editing import Canvas, CyclicOneWay, EditBench, Pasted, cyclic_one_way, diffusion_brush
 from suffuse.evaluation import Pictures, statistics

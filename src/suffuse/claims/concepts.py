@@ -12,8 +12,8 @@ from torch import Tensor
 
 from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
+from suffuse.core.guidance import Guidance
 from suffuse.core.model import Model
-from suffuse.core.step import Guidance
 from suffuse.evaluation import statistics
 from suffuse.evaluation.features import load_reader
 from suffuse.evaluation.image import SSIM

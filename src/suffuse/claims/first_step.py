@@ -10,8 +10,8 @@ from torch import Tensor
 from suffuse.adapters.lora import LoRA
 from suffuse.core.denoiser import Denoiser
 from suffuse.core.engine import sample
+from suffuse.core.hook import Hook
 from suffuse.core.process import Gaussian
-from suffuse.core.step import Hook
 from suffuse.core.training import Batch, Phase
 from suffuse.evaluation import statistics
 from suffuse.guidance.cfg import CFG

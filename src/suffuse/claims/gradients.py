@@ -15,8 +15,9 @@ from suffuse.backbones.adm import ADM
 from suffuse.core.cond import Cond
 from suffuse.core.denoiser import EMPTY, Denoiser, Network
 from suffuse.core.engine import sample
+from suffuse.core.guidance import Guidance
 from suffuse.core.prediction import EPS
-from suffuse.core.step import Guidance, Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.training import Phase
 from suffuse.evaluation import statistics
 from suffuse.evaluation.features import Features

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from suffuse.core.engine import sample
+from suffuse.core.guidance import Guidance
 from suffuse.core.model import Model
-from suffuse.core.step import Guidance
 from suffuse.core.value import flat
 from suffuse.evaluation import statistics
 from suffuse.evaluation.image import SSIM

@@ -13,7 +13,7 @@ from suffuse.core.denoiser import EMPTY, Denoiser
 from suffuse.core.engine import grid_of, sample
 from suffuse.core.plugin import Plugin
 from suffuse.core.prediction import Affine
-from suffuse.core.step import Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.value import Coef
 from suffuse.editing import (
     BDIAInversion,

@@ -14,9 +14,11 @@ from suffuse.core.cond import Cond
 from suffuse.core.denoiser import EMPTY, Denoiser, count_evaluation
 from suffuse.core.engine import Start, sample
 from suffuse.core.grid import Grid
+from suffuse.core.guidance import Guidance
 from suffuse.core.model import Model
+from suffuse.core.predict import Predict
 from suffuse.core.prediction import X0, Affine
-from suffuse.core.step import Guidance, Predict, Step
+from suffuse.core.step import Step
 from suffuse.core.training import Phase
 from suffuse.core.value import Coef
 from suffuse.evaluation import statistics

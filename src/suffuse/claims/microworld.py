@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from suffuse.core.engine import sample
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.model import Model
-from suffuse.core.step import Guidance, Hook, Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.evaluation.features import ReaderFeatures, load_reader
 from suffuse.evaluation.frechet import frechet
 from suffuse.evaluation.moments import Moments

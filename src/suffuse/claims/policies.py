@@ -16,7 +16,7 @@ from suffuse.core.denoiser import Denoiser, Network
 from suffuse.core.engine import sample
 from suffuse.core.patch import Patch
 from suffuse.core.prediction import X0
-from suffuse.core.step import Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.training import Phase
 from suffuse.evaluation import statistics
 from suffuse.networks.policy_transformer import PolicyTransformer, PolicyTransformerFamily

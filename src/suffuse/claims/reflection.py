@@ -13,11 +13,12 @@ from torch import Tensor
 from suffuse.core.cond import Cond
 from suffuse.core.denoiser import Denoiser, Network
 from suffuse.core.engine import sample
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.model import Model
 from suffuse.core.prediction import FLOW, X0
 from suffuse.core.process import Gaussian
 from suffuse.core.reflection import Branch
-from suffuse.core.step import Guidance, Hook
 from suffuse.core.training import Phase
 from suffuse.evaluation import statistics
 from suffuse.evaluation.timing import paired

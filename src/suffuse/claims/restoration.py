@@ -20,7 +20,8 @@ from suffuse.core.denoiser import Network
 from suffuse.core.law import Law
 from suffuse.core.prediction import EPS, X0, Kind
 from suffuse.core.process import Gaussian
-from suffuse.core.step import Ask, Sampler, Step
+from suffuse.core.sampler import Ask, Sampler
+from suffuse.core.step import Step
 from suffuse.core.training import Batch, Phase
 from suffuse.core.value import Coef, Value
 from suffuse.evaluation import statistics

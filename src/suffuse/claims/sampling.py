@@ -13,7 +13,7 @@ from suffuse.core.engine import sample
 from suffuse.core.grid import Grid
 from suffuse.core.prediction import X0
 from suffuse.core.process import Gaussian
-from suffuse.core.step import Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.value import flat
 from suffuse.evaluation import statistics
 from suffuse.guidance.cfg import CFG

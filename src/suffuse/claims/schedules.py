@@ -14,7 +14,7 @@ from suffuse.caching.skipping import layers_of
 from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
 from suffuse.core.prediction import X0
-from suffuse.core.step import Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.value import flat
 from suffuse.evaluation import statistics
 from suffuse.guidance.cfg import CFG

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from suffuse import load
 from suffuse.core.engine import sample
-from suffuse.core.step import Hook
+from suffuse.core.hook import Hook
 from suffuse.evaluation import statistics
 from suffuse.evaluation.brittleness import Brittleness, measure_brittleness
 from suffuse.evaluation.features import load_reader

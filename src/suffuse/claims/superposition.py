@@ -13,10 +13,10 @@ from torch import Tensor
 from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
 from suffuse.core.grid import Grid
+from suffuse.core.guidance import Guidance
 from suffuse.core.prediction import FLOW
 from suffuse.core.process import Gaussian
 from suffuse.core.reflection import Branch
-from suffuse.core.step import Guidance
 from suffuse.core.value import Coef, flat
 from suffuse.evaluation import statistics
 from suffuse.evaluation.features import load_reader

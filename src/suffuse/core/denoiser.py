@@ -23,7 +23,7 @@ from .value import Coef, Value, batch_size, leaves, minimum, sqrt
 
 if TYPE_CHECKING:
     from .family import Family
-    from .step import Guidance
+    from .guidance import Guidance
 
 EMPTY = Cond()
 
@@ -189,7 +189,8 @@ class Guided(Derived):
         self.guidance = guidance
 
     def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
-        from .step import Predict, outside
+        from .predict import Predict
+        from .step import outside
 
         return Predict(self.base, outside(self.process, t, batch_size(x)), (self.guidance,), cond)(x, Coef(t), cond)
 

@@ -17,13 +17,16 @@ from .cond import Cond
 from .denoiser import EMPTY, Denoiser, check_finite
 from .errors import BadInput, Refused
 from .grid import Grid, Spacing
+from .guidance import Guidance
+from .hook import Hook, Hooked, Session, StepFunction
 from .law import Delta, Law
 from .memory import Memory, join, take
 from .noise import Keyed, Noise
 from .patch import Adapter, Patch
 from .plugin import Needs, Plugin, Setting
 from .process import Categorical, Gaussian, Process
-from .step import Guidance, Hook, RunContext, Sampler, Session, Step, StepFunction, _chain
+from .sampler import Sampler
+from .step import RunContext, Step
 from .value import Value, batch_size
 
 LOOKS = 4
@@ -155,7 +158,7 @@ def trace(
     _check(process, cond, sampler, () if guidance is None else guidance.bare, [*patches, *hooks])
     place = place_of(denoiser, grid, sampler, guidance, setting)
     sampler, hooks = sampler.bind(place), [h.bind(place) for h in hooks]
-    guidances = _chain(guidance.bind(place)) if guidance is not None else ()
+    guidances = guidance.bind(place).links if guidance is not None else ()
 
     denoiser = denoiser.with_(*(p.bind(place) if isinstance(p, Patch) else p for p in patches))
 
@@ -231,29 +234,6 @@ def sample(
                 progress(last.at)
     assert last is not None
     return Result(last.state.x, last.state, saved, last.nfe)
-
-
-class Hooked:
-    """A hook around a step function; offers hooks further out the same interface."""
-
-    def __init__(self, hook: Hook, inner: Any):
-        self.hook, self.inner = hook, inner
-
-    def __call__(self, x: Value, at: Step) -> Value:
-        return self.hook(self.inner, x, at.scoped(("hook", type(self.hook).__name__)))
-
-    @property
-    def cond(self) -> Cond:
-        """Condition of the inner step."""
-        return self.inner.cond
-
-    def using(self, **settings: Any) -> Hooked:
-        """The inner step with other settings, this hook still around it."""
-        return Hooked(self.hook, self.inner.using(**settings))
-
-    def predict(self, at: Step) -> Any:
-        """How the inner step asks the network."""
-        return self.inner.predict(at)
 
 
 def grid_of(process: Process, sampler: Sampler, spacing: Spacing | None, steps: int, x: Any = None) -> Grid:

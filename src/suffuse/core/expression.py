@@ -76,9 +76,9 @@ def unparse(value: object) -> str:
 
 # what each class of the core that wraps plug-ins is said as; by name, because importing them would import torch
 _WRAPPERS: Mapping[tuple[str, str], Callable[[Any], str]] = {
-    ("suffuse.core.step", "Chain"): lambda v: " | ".join(map(unparse, v.parts)),
-    ("suffuse.core.step", "Window"): lambda v: _during(v),
-    ("suffuse.core.step", "HookWindow"): lambda v: _during(v),
+    ("suffuse.core.guidance", "Chain"): lambda v: " | ".join(map(unparse, v.parts)),
+    ("suffuse.core.guidance", "Window"): lambda v: _during(v),
+    ("suffuse.core.hook", "HookWindow"): lambda v: _during(v),
     ("suffuse.core.patch", "Windowed"): lambda v: _during(v),
     ("suffuse.core.patch", "OnPaths"): lambda v: f"only({', '.join(map(unparse, (v.inner, *v.paths)))})",
 }

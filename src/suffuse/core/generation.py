@@ -18,11 +18,14 @@ from .cond import Cond
 from .engine import Start, sample
 from .errors import BadInput, Refused
 from .grid import Grid, Spacing
+from .guidance import Guidance
+from .hook import Hook, StepFunction
 from .noise import Noise
 from .plugin import Needs, Prompt
 from .process import Process
 from .recipe import Recipe, hash_of, of_picture, recipe
-from .step import Guidance, Hook, Sampler, Step, StepFunction
+from .sampler import Sampler
+from .step import Step
 from .tuned import Mode
 from .value import Value
 

@@ -22,10 +22,13 @@ from .errors import BadInput
 from .fingerprint import fingerprint, version
 from .generation import Generation, Images, Source
 from .grid import Grid, Spacing
+from .guidance import Guidance
+from .hook import Hook
 from .noise import Noise
 from .plugin import Plugin, Prompt, Setting
 from .released import Defaults, Layout
-from .step import Guidance, Hook, Sampler, Step
+from .sampler import Sampler
+from .step import Step
 from .tuned import Mode, Tuned
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Flag, auto
 from typing import Any, ClassVar, Self
 
@@ -99,3 +99,32 @@ class Plugin:
     def neutral(self) -> Self | None:
         """The setting of this plug-in that changes nothing, to the bit; None where it has none."""
         return None
+
+
+@dataclass(frozen=True)
+class Wrapper(Plugin):
+    """Around another plug-in, whose needs and texts are its own."""
+
+    inner: Any
+
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return self.inner.bare
+
+    def prompts(self) -> Mapping[str, Prompt]:
+        return self.inner.prompts()
+
+    def bind(self, setting: Setting) -> Self:
+        return replace(self, inner=self.inner.bind(setting))
+
+
+@dataclass(frozen=True)
+class Windowed(Wrapper):
+    """`inner` for start <= progress < stop."""
+
+    start: float
+    stop: float
+
+    def active(self, at: Any) -> bool:
+        """Whether the run is inside of the window at this step."""
+        return self.start <= at.progress < self.stop

@@ -8,8 +8,10 @@ from typing import Any
 from .cond import Cond
 from .denoiser import Denoiser
 from .engine import sample
+from .guidance import Guidance
 from .memory import Path
-from .step import Guidance, Predict, Step
+from .predict import Predict
+from .step import Step
 from .value import Coef, Value
 
 

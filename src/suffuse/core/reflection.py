@@ -8,10 +8,13 @@ from typing import Any, TypeAlias
 
 from .denoiser import Denoiser
 from .errors import BadInput
+from .guidance import Guidance
+from .hook import StepFunction
 from .patch import Adapter, Patch
 from .plugin import Plugin, Prompt, Setting
 from .registry import method
-from .step import Guidance, Sampler, Step, StepFunction
+from .sampler import Sampler
+from .step import Step
 from .value import Value
 
 

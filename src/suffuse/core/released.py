@@ -8,7 +8,9 @@ from typing import Any
 
 from .conditioner import Size
 from .grid import Spacing
-from .step import Guidance, Hook, Sampler
+from .guidance import Guidance
+from .hook import Hook
+from .sampler import Sampler
 
 
 @dataclass(frozen=True)

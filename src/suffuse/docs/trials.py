@@ -16,13 +16,15 @@ from suffuse.core.cond import Cond
 from suffuse.core.denoiser import EMPTY, Denoiser, Network, count_evaluation
 from suffuse.core.engine import grid_of, sample
 from suffuse.core.errors import Refused, SuffuseError
+from suffuse.core.guidance import Guidance
+from suffuse.core.hook import Hook
 from suffuse.core.patch import Adapter, Patch
 from suffuse.core.plugin import Needs
 from suffuse.core.prediction import EPS, FLOW, SCORE, X0, Kind, Prediction, V
 from suffuse.core.process import Gaussian as GaussianProcess
 from suffuse.core.reflection import Branch
 from suffuse.core.registry import REQUIRED, Method
-from suffuse.core.step import Guidance, Hook, Sampler
+from suffuse.core.sampler import Sampler
 from suffuse.core.value import Coef
 from suffuse.editing.ddim_inversion import DDIMInversion
 from suffuse.editing.inverter import Inverter, Plan

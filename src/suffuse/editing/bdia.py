@@ -10,8 +10,9 @@ from ..core.cond import Cond
 from ..core.engine import sample
 from ..core.errors import Refused
 from ..core.grid import Grid
+from ..core.hook import Hook, StepFunction
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value
 from ..samplers.bdia import BDIA
 from .code import Code

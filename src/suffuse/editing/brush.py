@@ -10,9 +10,11 @@ import torch
 from ..core.cond import Cond
 from ..core.engine import Start, State, sample
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
+from ..core.hook import Hook
 from ..core.model import Model
 from ..core.registry import method
-from ..core.step import Guidance, Hook, Sampler
+from ..core.sampler import Sampler
 from ..images import Picture, to_tensor
 from ..samplers.ancestral import DDIM
 from .branches import branches

@@ -11,12 +11,15 @@ from torch import Tensor
 from ..core.cond import Cond
 from ..core.engine import Start, sample
 from ..core.errors import Refused
+from ..core.guidance import Guidance
+from ..core.hook import Hook, StepFunction
 from ..core.noise import Recorded
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.prediction import X0
 from ..core.process import Gaussian, Process
 from ..core.registry import method
-from ..core.step import Guidance, Hook, Predict, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Coef, Value
 from ..samplers.churn import Churned
 from .code import Code

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs, Prompt
+from ..core.predict import Predict
 from ..core.process import Gaussian
 from ..core.registry import method
-from ..core.step import Guidance, Hook, Predict, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Coef, Value, combine
 from ..samplers.ancestral import DDIM
 from .keep_outside import composite

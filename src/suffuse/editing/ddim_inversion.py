@@ -14,7 +14,8 @@ from ..core.grid import Grid
 from ..core.law import Law
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Value
 from .code import Code
 from .inverter import Inverter, Plan

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value, put
 from .branches import Pairs, pairs_at
 from .code import Code

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.hook import Hook, StepFunction
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value, put
 from .branches import pairs_at
 from .code import Code

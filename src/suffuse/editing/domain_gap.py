@@ -14,10 +14,11 @@ from ..core.arguments import listed, spread
 from ..core.cond import Cond
 from ..core.engine import Start, sample
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.model import Model
 from ..core.noise import Keyed
 from ..core.registry import method
-from ..core.step import Guidance, Sampler
+from ..core.sampler import Sampler
 from ..evaluation.pictures import Pictures
 from ..evaluation.structure import StructureDistance
 from ..guidance.classifier import ClassifierGuidance

@@ -16,7 +16,8 @@ from ..core.errors import Damaged
 from ..core.files import read_json
 from ..core.model import Model
 from ..core.noise import Keyed
-from ..core.step import Predict, outside
+from ..core.predict import Predict
+from ..core.step import outside
 from ..core.value import Coef
 from ..images import mask_tensor, to_tensor
 from .feature_probe import FeatureProbe, bilinear, centres

@@ -8,11 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from ..core.errors import BadInput
+from ..core.hook import Hook, StepFunction
 from ..core.law import Law, Normal
 from ..core.memory import rows_of
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Hook, Sampler, Step, StepFunction
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, put, sqrt, where
 from ..samplers.ancestral import DDIM
 from .branches import pairs_at

@@ -15,7 +15,7 @@ from ..core.arguments import listed
 from ..core.errors import BadInput
 from ..core.model import Model
 from ..core.registry import method
-from ..core.step import Sampler
+from ..core.sampler import Sampler
 from ..images import Picture, to_pil, to_tensor
 from ..samplers.ancestral import DDIM
 from .cyclediffusion import CycleDiffusion

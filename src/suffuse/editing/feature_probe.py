@@ -14,9 +14,9 @@ from ..core.call import Call
 from ..core.cond import Cond
 from ..core.errors import Refused
 from ..core.patch import Patch
+from ..core.predict import Predict
 from ..core.prediction import Affine
 from ..core.site import Site, Sites
-from ..core.step import Predict
 from ..core.value import Coef
 
 PROBED = "features"

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.engine import sample
+from ..core.guidance import Guidance
 from ..core.model import Model
 from ..core.registry import method
-from ..core.step import Guidance, Sampler
+from ..core.sampler import Sampler
 from ..images import to_pil
 from ..samplers.ancestral import DDIM
 from .fitting import Fitted

@@ -14,9 +14,11 @@ from ..core.denoiser import Denoiser
 from ..core.engine import place_of
 from ..core.errors import BadInput
 from ..core.grid import Grid
+from ..core.guidance import Guidance
+from ..core.hook import Hook
 from ..core.noise import Keyed, Noise
 from ..core.plugin import Plugin, Setting
-from ..core.step import Guidance, Hook, Sampler
+from ..core.sampler import Sampler
 from ..guidance.cfg import CFG
 from ..samplers.ancestral import DDIM
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Predict, outside
+from ..core.step import outside
 from ..core.value import Coef
 from .branches import place
 from .code import Code

@@ -11,9 +11,10 @@ from torch import Tensor
 from ..core.cond import Cond
 from ..core.engine import Start, sample
 from ..core.errors import BadInput
+from ..core.hook import Hook, StepFunction
 from ..core.noise import Recorded
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.tap import checkpoint
 from ..core.value import Value
 from .inverter import Plan

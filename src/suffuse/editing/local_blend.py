@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.cond import Cond
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value, put
 from .attention_maps import AttentionMaps
 from .branches import Pairs, pairs_at

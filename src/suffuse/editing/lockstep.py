@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.engine import Start, sample
+from ..core.guidance import Guidance
+from ..core.hook import Hook
 from ..core.patch import Adapter, Patch
-from ..core.step import Guidance, Hook, Step
+from ..core.step import Step
 from .branches import branches
 from .code import Code
 from .inverter import Plan

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value
 
 

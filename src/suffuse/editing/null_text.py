@@ -12,9 +12,12 @@ from torch import Tensor
 from ..core.cond import Cond
 from ..core.engine import Start, sample
 from ..core.errors import BadInput, Refused, nearest
+from ..core.guidance import Guidance
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Hook, Predict, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Coef, Value, put
 from ..guidance.cfg import CFG
 from .branches import pairs_at

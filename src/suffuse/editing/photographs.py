@@ -14,7 +14,7 @@ from ..core.errors import BadInput, SuffuseError
 from ..core.expression import unparse
 from ..core.metric import Metric
 from ..core.model import Model
-from ..core.step import Sampler
+from ..core.sampler import Sampler
 from ..evaluation.image import PSNR, SSIM
 from ..evaluation.pictures import Pictures
 from ..evaluation.report import evaluate

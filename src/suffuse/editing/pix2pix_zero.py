@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import Refused
+from ..core.hook import Hook, StepFunction
 from ..core.model import Model
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Hook, Predict, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value, put
 from .attention_maps import AttentionMaps
 from .branches import pairs_at

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.memory import rows_of
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, put, where
 from ..guidance.cfg_plus_plus import Renoised
 from .branches import Pairs, pairs_at

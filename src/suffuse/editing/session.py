@@ -17,9 +17,9 @@ from torch import Tensor
 from ..core.errors import BadInput, Damaged, SuffuseError
 from ..core.expression import parse, unparse
 from ..core.files import atomic_write
+from ..core.hook import Hook
 from ..core.model import Model
 from ..core.plugin import Plugin
-from ..core.step import Hook
 from ..images import Picture, mask_tensor, to_pil, to_tensor
 from .keep_outside import composite
 

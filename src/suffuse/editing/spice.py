@@ -11,9 +11,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..core.errors import BadInput
+from ..core.hook import Hook
 from ..core.model import Model
 from ..core.registry import method
-from ..core.step import Hook
 from ..images import Picture, to_tensor
 from ..resolution.tiles import Box
 from ..samplers.ancestral import EulerAncestral

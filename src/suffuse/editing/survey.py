@@ -15,13 +15,15 @@ from .. import editing
 from ..core.call import Call
 from ..core.errors import BadInput, SuffuseError
 from ..core.expression import unparse
+from ..core.guidance import Guidance
+from ..core.hook import Hook
 from ..core.metric import Estimate, Metric
 from ..core.model import Model
 from ..core.patch import Patch
 from ..core.plugin import Needs, Plugin
 from ..core.registry import REQUIRED, method_of
+from ..core.sampler import Sampler
 from ..core.site import Site, Sites
-from ..core.step import Guidance, Hook, Sampler
 from ..evaluation import statistics
 from ..evaluation.features import load_reader
 from ..evaluation.structure import StructureDistance

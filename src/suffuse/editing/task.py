@@ -16,13 +16,16 @@ from ..core.arguments import fitting, listed, spread
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.grid import Spacing
+from ..core.guidance import Guidance
+from ..core.hook import Hook
 from ..core.model import Model
 from ..core.noise import Keyed
 from ..core.patch import Adapter, Patch
 from ..core.plugin import Prompt
 from ..core.recipe import Recipe, hash_of, of_picture, recipe
 from ..core.registry import method
-from ..core.step import Guidance, Hook, Sampler, Step
+from ..core.sampler import Sampler
+from ..core.step import Step
 from ..images import Picture, mask_tensor, save_pngs, to_pil, to_tensor
 from ..samplers.ancestral import DDIM
 from .branches import PLACE

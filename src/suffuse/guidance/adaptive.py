@@ -20,9 +20,12 @@ from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import grid_of, place_of, sample
 from ..core.errors import BadInput, Refused
+from ..core.guidance import Guidance
 from ..core.plugin import Needs, Plugin, Setting
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Sampler, Step
+from ..core.sampler import Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, dot, flat, norm
 from .cfg import CFG
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.cond import Cond
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from ..core.cond import Cond
 from ..core.errors import Refused
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.prediction import Affine
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, dot
 
 

@@ -9,11 +9,13 @@ import torch
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.prediction import FLOW, Kind, V
 from ..core.process import Gaussian, Process
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value, dot
 from .kinds import in_kind
 

@@ -17,10 +17,11 @@ import torch
 from ..core.cond import Cond
 from ..core.engine import State
 from ..core.errors import BadInput, Refused
+from ..core.guidance import Guidance
 from ..core.memory import Scope, rows_of
 from ..core.plugin import Prompt
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict
 from ..core.value import Coef, Tree, Value, dot
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 from ..core.errors import BadInput, Damaged
 from ..core.expression import parse, unparse
 from ..core.files import atomic_write
+from ..core.guidance import Guidance
 from ..core.model import Model
 from ..core.registry import method
-from ..core.step import Guidance, Sampler
+from ..core.sampler import Sampler
 from ..samplers.ancestral import DDIM
 from .cfg import CFG
 from .directions import Concept

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from ..core.cond import Cond
+from ..core.guidance import Guidance
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value, batch_size, leaves
 
 

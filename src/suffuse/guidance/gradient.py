@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
+from ..core.guidance import Guidance
 from ..core.law import Normal
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.prediction import Affine
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, where
 
 

@@ -20,7 +20,7 @@ from ..core.errors import BadInput, Refused
 from ..core.prediction import X0
 from ..core.process import Gaussian
 from ..core.registry import method
-from ..core.step import Sampler
+from ..core.sampler import Sampler
 from ..core.training import Phase
 from ..evaluation.frechet import frechet
 from ..evaluation.moments import Moments

@@ -14,9 +14,9 @@ from ..core.call import Call
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
 from ..core.patch import Patch
+from ..core.predict import Predict
 from ..core.registry import method
 from ..core.site import Site, Sites
-from ..core.step import Predict
 from ..core.value import Coef, Value
 from .weaker import AwayFromWeaker
 

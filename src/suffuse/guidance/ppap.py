@@ -13,9 +13,11 @@ from ..core.cond import Cond
 from ..core.denoiser import EMPTY, Denoiser
 from ..core.engine import sample
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.training import Phase
 from ..core.value import Coef, Value
 from ..networks.experts import Experts

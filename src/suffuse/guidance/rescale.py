@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused, nearest
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.prediction import KINDS
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Tree, Value, flat
 from .directions import conditional
 from .kinds import in_kind

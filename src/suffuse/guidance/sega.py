@@ -16,10 +16,12 @@ from typing import Any, ClassVar, Self
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.plugin import Needs, Prompt
+from ..core.predict import Predict
 from ..core.prediction import Affine
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Tree, Value, combine
 from .directions import Concept, conditional, evaluated, largest, with_momentum
 

@@ -14,9 +14,11 @@ from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import State, sample
 from ..core.errors import BadInput, Refused
+from ..core.guidance import Guidance
 from ..core.plugin import Needs, Prompt
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value
 from .adaptive import cosine
 from .directions import conditional, evaluated, largest, perpendicular, remembered, with_momentum

@@ -26,13 +26,15 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
+from ..core.guidance import Guidance
 from ..core.noise import Stream
 from ..core.plugin import Needs, Plugin, Prompt, Setting
+from ..core.predict import Predict
 from ..core.prediction import Affine
 from ..core.process import Gaussian
 from ..core.reflection import Branch, Given
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value, batch_size, dot, flat
 from .kinds import in_kind
 from .weaker import asked

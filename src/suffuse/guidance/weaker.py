@@ -14,11 +14,13 @@ from typing import Any
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.plugin import Plugin, Prompt, Setting
+from ..core.predict import Predict
 from ..core.process import Gaussian
 from ..core.reflection import Branch, Given
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value
 from .directions import conditional
 from .kinds import towards

@@ -18,8 +18,8 @@ from ..conditioning.t5 import AppendedT5, T5Text
 from ..core.conditioner import Conditioner, Piece
 from ..core.denoiser import Network
 from ..core.errors import BadInput, Damaged, nearest
+from ..core.guidance import Guidance
 from ..core.model import Defaults, Layout, Model
-from ..core.step import Guidance
 from ..editing.masked_blend import MaskedBlend
 from ..guidance.cfg import CFG
 from ..guidance.embedded import Embedded

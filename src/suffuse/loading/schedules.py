@@ -12,7 +12,7 @@ from ..core.errors import BadInput, nearest
 from ..core.grid import Spacing
 from ..core.prediction import EPS, FLOW, X0, Kind, V
 from ..core.process import Gaussian
-from ..core.step import Sampler
+from ..core.sampler import Sampler
 from ..processes.continuous import Flow
 from ..processes.tables import Table
 from ..samplers.ancestral import DDIM, DDPM, Euler, EulerAncestral

@@ -13,9 +13,11 @@ from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import grid_of, place_of, sample
 from ..core.errors import BadInput, Refused
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Setting
 from ..core.registry import method
-from ..core.step import Hook, Sampler, Step, StepFunction
+from ..core.sampler import Sampler
+from ..core.step import Step
 from ..core.value import Value
 from ..samplers.ancestral import DDIM
 from .npnet import NPNet

@@ -19,12 +19,12 @@ from torch import Tensor
 from ..core.engine import Start, sample
 from ..core.errors import BadInput
 from ..core.grid import Grid
+from ..core.guidance import Guidance
 from ..core.model import Model
 from ..core.noise import Keyed
 from ..core.plugin import Prompt
 from ..core.process import Gaussian
 from ..core.registry import method
-from ..core.step import Guidance
 from ..core.value import Coef, combine
 from ..images import Picture, to_pil, to_tensor
 from ..samplers.ancestral import DDIM

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs, Prompt, Setting
 from ..core.process import Gaussian
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.training import Batch
 from ..core.value import Coef, Value, combine
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..core.errors import Refused
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs, Plugin, Prompt, Setting
 from ..core.reflection import Branch, Given, reflect
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value
 from ..guidance.cfg import CFG
 from ..samplers.ancestral import DDIM

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import BadInput, nearest
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Hook, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Value
 
 

@@ -16,11 +16,11 @@ from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.conditioner import Size
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.model import Model
 from ..core.noise import Noise
 from ..core.patch import Patch
 from ..core.registry import method
-from ..core.step import Guidance
 from ..core.training import Batch, Roles, Source
 from ..training.sources import Shuffled, seekable
 from .progressive import Progressive, bicubic

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from ..core.codec import Codec
 from ..core.cond import Cond
+from ..core.guidance import Guidance
+from ..core.hook import Hook, StepFunction
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Hook, Predict, Step, StepFunction
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, cos
 from .bands import gaussian_blur
 from .low_band import guide_of

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..core.codec import Codec
 from ..core.cond import Cond
+from ..core.guidance import Guidance
 from ..core.registry import method
-from ..core.step import Guidance
 from .bands import Band, Blur, Wavelet
 from .low_band import LowBand
 from .progressive import Progressive, bicubic

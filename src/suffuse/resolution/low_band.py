@@ -8,9 +8,11 @@ from typing import Any
 from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
-from ..core.step import Guidance, Predict, Step
+from ..core.step import Step
 from ..core.value import Coef, Value
 from .bands import Band, Wavelet
 

@@ -17,8 +17,9 @@ from ..core.conditioner import Size
 from ..core.errors import BadInput
 from ..core.expression import unparse
 from ..core.grid import Grid
+from ..core.guidance import Guidance
+from ..core.hook import Hook
 from ..core.recipe import Recipe
-from ..core.step import Guidance, Hook
 from .low_band import GUIDE
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ..core.engine import sample
 from ..core.errors import BadInput
 from ..core.noise import Noise
 from ..core.registry import method
-from ..core.step import Sampler
+from ..core.sampler import Sampler
 from ..samplers.ancestral import DDPM
 
 

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.plugin import Needs
-from ..core.step import Guidance, Predict, Step
+from ..core.predict import Predict
+from ..core.step import Step
 from ..core.value import Coef, Value, batch_size
 from .size_context import SizeContext
 from .tiles import Box

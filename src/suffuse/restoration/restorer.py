@@ -15,7 +15,7 @@ from ..core.engine import sample
 from ..core.errors import BadInput
 from ..core.noise import Keyed, Noise
 from ..core.registry import method
-from ..core.step import Sampler
+from ..core.sampler import Sampler
 from ..resolution.tiles import Box, Cut, by_tiles
 from ..samplers.ancestral import DDPM
 from .degradation import condition, enlarge

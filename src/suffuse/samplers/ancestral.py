@@ -8,7 +8,8 @@ from typing import Any
 from ..core.law import Law
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Value
 from .churn import Churned
 

@@ -10,7 +10,8 @@ from ..core.errors import BadInput, Refused
 from ..core.law import Law
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, where
 from .ancestral import DDIM
 from .multistep import History, blank, push, where_apart

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ..core.plugin import Needs
-from ..core.step import Sampler, Step
+from ..core.sampler import Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, minimum, sqrt, where
 
 

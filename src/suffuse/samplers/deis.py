@@ -14,7 +14,8 @@ from ..core.errors import BadInput, nearest
 from ..core.plugin import Needs, Setting
 from ..core.process import Gaussian
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value
 from .multistep import ZERO, History, blank, blend, known, push, seen_from_noise, where_apart
 from .spacing import Quadratic

@@ -9,7 +9,8 @@ from ..core.errors import BadInput
 from ..core.law import Law, Normal
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, expm1, minimum, sqrt, where
 from .multistep import ZERO, History, blank, blend, known, push, seen_from_noise, where_apart
 

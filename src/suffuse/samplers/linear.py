@@ -18,7 +18,8 @@ from ..core.plugin import Needs, Setting
 from ..core.prediction import Affine, V
 from ..core.process import Gaussian
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, combine
 from .spacing import Explicit
 

@@ -13,12 +13,12 @@ from ..core.denoiser import EMPTY, Denoiser
 from ..core.engine import place_of
 from ..core.errors import BadInput
 from ..core.grid import Grid
+from ..core.guidance import Guidance
 from ..core.plugin import Setting
 from ..core.prediction import Affine
 from ..core.process import Gaussian
 from ..core.recording import Trajectory, record
 from ..core.registry import method
-from ..core.step import Guidance
 from ..core.value import Coef, flat
 from .ancestral import DDIM
 from .linear import LinearSolver, fit_table, least_squares

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, where
 from .deis import ADAMS_BASHFORTH
 from .multistep import ZERO, History, blank, blend, known, push, where_apart

@@ -12,7 +12,8 @@ from ..core.errors import BadInput
 from ..core.law import Law
 from ..core.plugin import Needs, Setting
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, minimum, sqrt, where
 from .runge_kutta import Heun
 

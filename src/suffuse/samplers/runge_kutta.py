@@ -10,7 +10,8 @@ from ..core.errors import BadInput
 from ..core.plugin import Needs
 from ..core.process import Gaussian
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, combine, where
 from .churn import Churned
 

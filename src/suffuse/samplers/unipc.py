@@ -12,7 +12,8 @@ import torch
 from ..core.errors import BadInput
 from ..core.plugin import Needs
 from ..core.registry import method
-from ..core.step import Ask, Sampler, Step
+from ..core.sampler import Ask, Sampler
+from ..core.step import Step
 from ..core.value import Coef, Value, expm1, minimum, where
 from .multistep import ONE, ZERO, blank, blend, known, push, seen_from_noise, where_apart
 

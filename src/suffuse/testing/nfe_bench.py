@@ -21,9 +21,10 @@ from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import place_of, sample, trace
 from ..core.grid import Spacing
+from ..core.guidance import Guidance
 from ..core.process import Gaussian
 from ..core.recording import record
-from ..core.step import Guidance, Sampler
+from ..core.sampler import Sampler
 from ..core.value import Coef
 from ..samplers import DDIM, OLSS, DPMSolverPP
 from ..samplers.spacing import training_steps

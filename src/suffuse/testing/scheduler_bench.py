@@ -26,7 +26,8 @@ from ..core.noise import Stream
 from ..core.plugin import Setting
 from ..core.prediction import EPS, FLOW, Prediction
 from ..core.process import Gaussian
-from ..core.step import RunContext, Sampler, Step
+from ..core.sampler import Sampler
+from ..core.step import RunContext, Step
 from ..core.value import Coef
 from ..evaluation.statistics import median_ratio
 from ..processes import Flow, Table

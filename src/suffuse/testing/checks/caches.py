@@ -10,7 +10,9 @@ from ...caching.policy import CachePolicy
 from ...core.cond import Cond
 from ...core.errors import Refused
 from ...core.grid import Grid
-from ...core.step import Guidance, Predict, Step
+from ...core.guidance import Guidance
+from ...core.predict import Predict
+from ...core.step import Step
 from ...core.value import Coef, Value
 from .check import check
 from .subject import STEPS, NotHere, Subject, close

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ...core.guidance import Guidance
 from ...core.plugin import Needs
-from ...core.step import Guidance
 from ...guidance.cfg import CFG
 from .check import check
 from .subject import STEPS, NotHere, Subject, close

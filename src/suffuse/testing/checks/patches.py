@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ...core.cond import Cond
+from ...core.guidance import Guidance
 from ...core.patch import Patch
-from ...core.step import Guidance, Predict, Step
+from ...core.predict import Predict
+from ...core.step import Step
 from ...core.value import Coef, Value
 from .. import fixtures
 from .check import check

@@ -11,11 +11,13 @@ from torch import Tensor
 from ...core.denoiser import EMPTY
 from ...core.engine import place_of, sample
 from ...core.grid import Grid
+from ...core.hook import Session, StepFunction
 from ...core.noise import Keyed
 from ...core.plugin import Needs
 from ...core.prediction import EPS, FLOW, X0, V
 from ...core.process import Gaussian as GaussianProcess
-from ...core.step import RunContext, Sampler, Session, Step, StepFunction
+from ...core.sampler import Sampler
+from ...core.step import RunContext, Step
 from ...core.value import Coef
 from ...processes.categorical import Absorbing, Uniform
 from ...processes.continuous import VP, Flow

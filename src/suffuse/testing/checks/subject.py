@@ -14,10 +14,12 @@ from ...core.cond import Cond
 from ...core.denoiser import Denoiser
 from ...core.engine import Result, sample
 from ...core.errors import SuffuseError
+from ...core.guidance import Guidance
+from ...core.hook import Hook
 from ...core.patch import Adapter, Patch, Wrapped
 from ...core.plugin import Needs, Plugin
 from ...core.prediction import FLOW
-from ...core.step import Guidance, Hook, Sampler
+from ...core.sampler import Sampler
 from ...processes.categorical import Absorbing
 from ...processes.continuous import VP, Flow
 from ...samplers.ancestral import DDIM, DDPM, Ancestral
