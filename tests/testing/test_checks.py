@@ -46,7 +46,7 @@ from suffuse.guidance import (
 )
 from suffuse.guidance.questions import Combined, RewardSelect, TIFASelect
 from suffuse.guidance.structured import StructuredDiffusion
-from suffuse.layout import ControlBranch
+from suffuse.layout import ControlNet
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
 from suffuse.probing import SeedStudy
@@ -197,7 +197,7 @@ EXAMPLES = {
     "DensityCoverage": lambda: compared(DensityCoverage),
     "DiffEditor": lambda: Subject(editing.DiffEditor(editing.Move(1, 0))),
     "Displaced": lambda: Subject(editing.Displaced(editing.Move(1, 0)), apart=BESIDE),
-    "ControlBranch": lambda: Subject(ControlBranch(widths=(4, 8)), drawn),
+    "ControlNet": lambda: Subject(ControlNet(widths=(4, 8)), drawn),
     "CyclicOneWay": lambda: Subject(editing.CyclicOneWay(cycles=1), path),
     "Diversify": lambda: Subject(editing.Diversify("a face"), path),
     "DragonDiffusion": lambda: Subject(editing.DragonDiffusion(editing.Move(1, 0))),

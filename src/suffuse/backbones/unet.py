@@ -42,20 +42,15 @@ class ConditionalUNet(Family):
         return type(net).__name__ == "UNet2DConditionModel"
 
     def call(self, net: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        dtype, added, width = dtype_of(net), None, net.config.time_cond_proj_dim
+        dtype, width = dtype_of(net), net.config.time_cond_proj_dim
         scale = told_scale(cond, width is not None)
-        if net.config.addition_embed_type == "text_time":
-            pooled, sizes = need(cond, "pooled", POOLED), need(cond, "time_ids", "sizes and crop (B, 6)")
-            added = {"text_embeds": pooled.to(dtype), "time_ids": sizes.to(dtype)}
         out = net(
             _channels(net, beside(x, cond)).to(dtype),
             timestep.to(x.device, torch.float32),
-            need(cond, "text", TEXT).to(dtype),
-            class_labels=cond.get("label"),
             timestep_cond=None if scale is None else embedded_scale(scale, width).to(dtype),
-            added_cond_kwargs=added,
             encoder_attention_mask=cond.get("text_mask"),
             return_dict=False,
+            **told(net, cond),
         )[0]
         return out.to(x.dtype)
 
@@ -91,6 +86,16 @@ class PlainUNet(Family):
 
     def shape(self, net: Any) -> tuple[int, ...]:
         return (net.config.out_channels, *super().shape(net)[1:])
+
+
+def told(net: Any, cond: Cond) -> dict[str, Any]:
+    """What such a network, or a copy of its encoder, is told beside state and time, by its names of arguments."""
+    dtype, added = dtype_of(net), None
+    if net.config.addition_embed_type == "text_time":
+        pooled, sizes = need(cond, "pooled", POOLED), need(cond, "time_ids", "sizes and crop (B, 6)")
+        added = {"text_embeds": pooled.to(dtype), "time_ids": sizes.to(dtype)}
+    text = need(cond, "text", TEXT).to(dtype)
+    return {"encoder_hidden_states": text, "class_labels": cond.get("label"), "added_cond_kwargs": added}
 
 
 def embedded_scale(scale: Tensor, width: int) -> Tensor:

@@ -17,6 +17,7 @@ from .value import Coef
 
 if TYPE_CHECKING:
     from .patch import Adapter, Patch
+    from .process import Process
     from .step import Step
 
 
@@ -53,6 +54,7 @@ class Frame:
     cond: Any
     rows: Rows
     context: Context | None
+    process: Process | None = None
     scratch: dict[Any, Any] = field(default_factory=dict)
 
     def chain(self, module: nn.Module | None) -> tuple[tuple[int, Binding], ...]:
@@ -150,6 +152,11 @@ class Call:
     def cond(self) -> Any:
         """The condition of every row."""
         return self._own(self.frame.cond)
+
+    @property
+    def process(self) -> Any:
+        """The corruption that the network was trained on; None in an encoder of text or pictures."""
+        return self.frame.process
 
     def _own(self, value: Any) -> Any:
         """Rows of this call, out of those of the evaluation; all where the module's batch is of another kind."""

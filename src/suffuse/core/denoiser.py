@@ -96,7 +96,7 @@ class Network(Denoiser):
         if not bindings:
             return self._evaluate(x, t, cond, context.rows if context else None)
         rows = context.rows if context else rows_of("", range(batch_size(x)))
-        frame = Frame(bindings, t, cond, rows, context)
+        frame = Frame(bindings, t, cond, rows, context, self.process)
         chain = frame.chain(None)
         with using(frame=frame):
             if not chain:

@@ -111,6 +111,9 @@ class Wrapped(Patch):
     def make(self, site: Site) -> nn.Module | None:
         return self.inner.make(site)
 
+    def on(self, net: Any) -> Adapter:
+        return self.inner.on(net)._with(self)
+
     def bind(self, setting: Any) -> Self:
         return replace(self, inner=self.inner.bind(setting))  # type: ignore[type-var]
 
@@ -202,6 +205,17 @@ class Adapter(nn.Module):
     def scaled(self, scale: float) -> Adapter:
         """The same parameters at another strength."""
         return Adapter(self.patch, dict(zip(self.names, self.parts, strict=True)), scale)
+
+    def during(self, start: float, stop: float) -> Adapter:
+        """The same parameters for a part of the run; see `Patch.during`."""
+        return self._with(self.patch.during(start, stop))
+
+    def only(self, *paths: str) -> Adapter:
+        """The same parameters on rows of these branches; see `Patch.only`."""
+        return self._with(self.patch.only(*paths))
+
+    def _with(self, patch: Patch) -> Adapter:
+        return Adapter(patch, dict(zip(self.names, self.parts, strict=True)), self.scale)
 
     def extra_repr(self) -> str:
         return f"{self.patch}, {len(self.names)} sites"

@@ -14,7 +14,7 @@ from ..core.errors import BadInput, Damaged, SuffuseError
 from ..core.files import read_json
 
 DIFFUSERS = (
-    "AutoencoderKL", "DiTTransformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel",
+    "AutoencoderKL", "ControlNetModel", "DiTTransformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel",
     "SD3Transformer2DModel", "Transformer2DModel", "UNet2DConditionModel", "UNet2DModel",
 )  # fmt: skip
 """Networks of diffusers that may be read; Transformer2DModel is the old name of DiT's and PixArt's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -126,7 +126,10 @@ class Subject:
 
     def settings(self, name: str, rows: Sequence[int] = range(ROWS), **plugs: Any) -> dict[str, Any]:
         """Arguments of a short run of some rows; as plain as it can be but for `plugs`."""
-        cond = self.conditions(name, ROWS)[list(rows)]
+        told = self.conditions(name, ROWS)[list(rows)]
+        alone = isinstance(self.method, Patch) and "patches" not in plugs
+        own = self.method.reads if alone else ()  # what nobody reads without the method
+        cond = replace(told, entries={k: v for k, v in told.entries.items() if k not in own})
         return {"sampler": Ancestral() if name == DISCRETE else DDIM(), "steps": STEPS, "cond": cond, **plugs}
 
     def run(self, name: str, rows: Sequence[int] = range(ROWS), **plugs: Any) -> Result:
