@@ -12,8 +12,10 @@ from suffuse.core.cond import Cond
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Damaged
 from suffuse.core.hook import Hook
-from suffuse.editing import SPICE, EditSession, MaskedBlend, NoiseLevelMask, Stage
+from suffuse.core.patch import Patch
+from suffuse.editing import SPICE, EditSession, MaskedBlend, NoiseLevelMask, Stage, canny
 from suffuse.editing.spice import at_least, blurred, bounding_box, extended, without_dots
+from suffuse.layout import ControlNet
 from suffuse.loading.pipelines import assemble
 from suffuse.resolution.tiles import Box
 from suffuse.samplers import DDIM
@@ -86,17 +88,32 @@ def test_a_hint_is_seen():
     assert not torch.equal(plain.pixels, hinted.pixels)
 
 
-def test_a_control_makes_the_first_steps():
-    class Noted(Hook):
-        seen = []
+def test_a_control_makes_the_first_steps_and_sees_the_hinted_crop():
+    asked, seen = [], []
 
-        def __call__(self, step, x, at):
-            self.seen.append(at.i)
-            return step(x, at)
+    @dataclass(frozen=True)
+    class Noted(Patch):
+        def sites(self, net):
+            return [net.root]
 
-    note = Noted()
-    EditSession.of(picture()).do(replace(QUICK, steps=10, control_steps=3), model(), disc(15, 20), control=note)
-    assert note.seen == [1, 2, 3]  # strength 0.9: the run begins at step 1 of 10
+        def around(self, call):
+            asked.append((call.at.i, "control" in call.cond))
+            return call()
+
+    def edges(drawn):
+        seen.append(drawn)
+        return {"control": canny(drawn)}
+
+    net, hint = model().denoiser, picture(k=5)
+    branch = ControlNet(widths=(4, 8, 8)).on(net)
+    for p in branch.parameters():
+        p.data += 0.1
+    control = Stage(net.with_(Noted(), branch), sees=edges)
+    how = (replace(QUICK, steps=10, control_steps=3), model(), disc(15, 20), hint)
+    found = EditSession.of(picture()).do(*how, control=control)
+    assert asked == [(1, True), (2, True), (3, True)]  # strength 0.9: the run begins at step 1 of 10
+    assert len(seen) == 1 and seen[0].shape == (1, 3, *at_least(bounding_box(disc(15, 20)), (32, 32), 8))
+    assert not torch.equal(found.pixels, EditSession.of(picture()).do(*how).pixels)
 
 
 def test_the_box_holds_the_dots_and_the_mask_does_not():

@@ -21,6 +21,7 @@ __getattr__, __dir__ = lazy(
         "PictureEdit": "session",
         "SPICE": "spice",
         "Stage": "stages",
+        "canny": "edges",
         "NoiseLevelMask": "stages",
         "Fitted": "fitting",
         "fit_to_image": "fitting",

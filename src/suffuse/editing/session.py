@@ -17,18 +17,18 @@ from torch import Tensor
 from ..core.errors import BadInput, Damaged, SuffuseError
 from ..core.expression import parse, unparse
 from ..core.files import atomic_write
-from ..core.hook import Hook
 from ..core.model import Model
 from ..core.plugin import Plugin
 from ..images import Picture, mask_tensor, to_pil, to_tensor
 from .keep_outside import composite
+from .stages import Stage
 
 
 class PictureEdit(Plugin):
     """What is done to a picture: a frozen dataclass of plain values, so that a session can say it and do it again."""
 
     @abstractmethod
-    def apply(self, model: Model, pixels: Tensor, mask: Tensor, hint: Tensor, control: Hook | None) -> Tensor:
+    def apply(self, model: Model, pixels: Tensor, mask: Tensor, hint: Tensor, control: Stage | None) -> Tensor:
         """The picture after it, (1, 3, H, W) in [-1, 1]; what it returns outside of the mask is not used.
 
         Args:
@@ -36,7 +36,7 @@ class PictureEdit(Plugin):
             pixels: (1, 3, H, W) the picture as it is.
             mask: (1, 1, H, W) in [0, 1], 1 where it may change.
             hint: (1, 3, H, W) the picture with what the user drew on it; the picture itself where nothing was.
-            control: what stands around the steps under control, or None.
+            control: what makes the steps under control, or None.
         """
 
 
@@ -93,9 +93,9 @@ class EditSession:
 
     @torch.no_grad()
     def do(
-        self, edit: PictureEdit, model: Model, mask: Picture, hint: Picture | None = None, control: Hook | None = None
+        self, edit: PictureEdit, model: Model, mask: Picture, hint: Picture | None = None, control: Stage | None = None
     ) -> EditSession:
-        """One edit more; it forgets those that were undone. `control` stands around the steps under control."""
+        """One edit more; it forgets those that were undone. `control` makes the steps under control."""
         before = self.pixels
         size = (before.shape[-2], before.shape[-1])
         where, drawn = mask_tensor(mask, size), None if hint is None else to_tensor(hint, size)
@@ -114,7 +114,7 @@ class EditSession:
             raise BadInput("redo: no edit is undone")
         return replace(self, undone=self.undone - 1)
 
-    def replay(self, model: Model, control: Hook | None = None) -> EditSession:
+    def replay(self, model: Model, control: Stage | None = None) -> EditSession:
         """All edits made again from the first picture, with the masks and hints that they were made with."""
         again = EditSession(self.start)
         for each in self.edits:
@@ -131,7 +131,7 @@ class EditSession:
         return atomic_write(path, save(tensors, {"session": json.dumps(about)}))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Model, control: Hook | None = None) -> EditSession:
+    def load(cls, path: str | os.PathLike[str], model: Model, control: Stage | None = None) -> EditSession:
         """Read what `save` wrote and make the edits again.
 
         Raises:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from ..conditioning.given import Given
 from ..core.errors import BadInput
 from ..core.hook import Hook
 from ..core.model import Model
@@ -18,7 +19,7 @@ from ..images import Picture, to_tensor
 from ..resolution.tiles import Box
 from ..samplers.ancestral import EulerAncestral
 from .session import PictureEdit
-from .stages import NoiseLevelMask
+from .stages import NoiseLevelMask, Stage
 
 
 @method(paper="spice", tags=("editing", "inpainting"))
@@ -44,12 +45,16 @@ class SPICE(PictureEdit):
         BadInput: a mask without anything but dots.
 
     Example:
-        >>> EditSession.of("room.png").do(SPICE("a room with a red chair"), model, "mask.png", hint="drawn.png").image
+        >>> session = EditSession.of("room.png")
+        >>> session.do(SPICE("a room with a red chair"), model, "mask.png", hint="drawn.png").image
+        >>> control = Stage(model.denoiser.with_(ControlNet.load("canny/")), sees=lambda v: {"control": canny(v)})
+        >>> session.do(SPICE("a room with a red chair"), model, "mask.png", hint="drawn.png", control=control).image
 
     Reference: Tang et al., SPICE: A Synergistic, Precise, Iterative, and Customizable Image Editing Workflow,
     2504.09697.
 
-    Differs from the paper: the control is any `Stage`; edges of the hint are up to it, and none is bundled.
+    Differs from the paper: the control is any `Stage`, and sees what it likes of the hinted crop, such as its edges by
+    `canny`; none is bundled.
     """
 
     prompt: str
@@ -61,14 +66,17 @@ class SPICE(PictureEdit):
     guidance: float = 7.0
     seed: int = 0
 
-    def apply(self, model: Model, pixels: Tensor, mask: Tensor, hint: Tensor, control: Hook | None) -> Tensor:
+    def apply(self, model: Model, pixels: Tensor, mask: Tensor, hint: Tensor, control: Stage | None) -> Tensor:
         box, region = bounding_box(mask), without_dots(mask, self.dot)
         size = at_least(box, model.defaults.size, model.defaults.multiple)
         first = self.steps - int(self.steps * self.strength)
-        controlled = [] if control is None else [control.during(0.0, (first + self.control_steps) / self.steps)]
-        soft = blurred(_resized(box.of(region), size), self.blur)
+        soft, drawn = blurred(_resized(box.of(region), size), self.blur), _resized(box.of(hint), size)
+        controlled: list[Hook] = []
+        if control is not None:
+            controlled = [control.during(0.0, (first + self.control_steps) / self.steps)]
+            model = model.with_conditioner(Given(model.conditioner, {}, control.told(drawn)))
         made = model.generate(
-            self.prompt, image=_resized(box.of(hint), size), mask_image=soft, strength=self.strength, steps=self.steps,
+            self.prompt, image=drawn, mask_image=soft, strength=self.strength, steps=self.steps,
             guidance=self.guidance, sampler=EulerAncestral(), hooks=[*controlled, NoiseLevelMask()], seed=self.seed,
         )  # fmt: skip
         out, crop = pixels.clone(), _resized(to_tensor(made.images), (box.height, box.width))

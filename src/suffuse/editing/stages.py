@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from ..core.denoiser import Denoiser
 from ..core.hook import Hook, StepFunction
@@ -22,9 +25,12 @@ class Stage(Hook):
     Args:
         denoiser: of the same states.
         name: of that alternative; it may be missing.
+        sees: what the alternative says of a picture (B, 3, H, W) in [-1, 1], for tasks that hand it one; None says
+            nothing.
 
     Example:
         >>> model.generate("a red circle", hooks=[Stage(other.denoiser).during(0.0, 0.2)])
+        >>> Stage(model.denoiser.with_(ControlNet.load("canny/")), sees=lambda drawn: {"control": canny(drawn)})
 
     Reference: Tang et al., SPICE: A Synergistic, Precise, Iterative, and Customizable Image Editing Workflow,
     2504.09697.
@@ -32,6 +38,11 @@ class Stage(Hook):
 
     denoiser: Denoiser
     name: str = "stage"
+    sees: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+
+    def told(self, pixels: Tensor) -> Mapping[str, Mapping[str, Tensor]]:
+        """The alternative of its name for a picture, or nothing."""
+        return {} if self.sees is None else {self.name: self.sees(pixels)}
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         same = str(self.denoiser.process) == str(at.process)
