@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,11 @@ class Binding:
     patch: Patch
     handlers: Mapping[nn.Module | None, tuple[Site, nn.Module | None]]
     adapter: Adapter | None = None
+
+    @cached_property
+    def attends(self) -> bool:
+        """Whether the patch takes part in attention products."""
+        return self.patch.attends
 
     @property
     def scale(self) -> float:
@@ -266,9 +272,9 @@ class Call:
 
     def split(self, chosen: Sequence[bool], some: Callable[[Call], Any], rest: Callable[[Call], Any]) -> Any:
         """What `some` returns for the chosen rows and `rest` for the others, in the order of the batch."""
+        if all(chosen) or not any(chosen):
+            return (some if chosen and chosen[0] else rest)(self)
         first, second = ([i for i, c in enumerate(chosen) if bool(c) is wanted] for wanted in (True, False))
-        if not first or not second:
-            return (some if first else rest)(self)
         both = join([some(self.take(first)), rest(self.take(second))])
         return take(both, torch.tensor(first + second).argsort())
 

@@ -115,7 +115,10 @@ class Memory:
 
     def held(self, key: Any, rows: Rows) -> list[bool]:
         """For each row, whether it was stored."""
-        stored = {row for block in self.entries.get(key, ()) for row in block.rows}
+        blocks = self.entries.get(key, ())
+        if any(block.rows == rows for block in blocks):
+            return [True] * len(rows)
+        stored = {row for block in blocks for row in block.rows}
         return [row in stored for row in rows]
 
     def age(self, key: Any, rows: Rows, step: int) -> int | None:

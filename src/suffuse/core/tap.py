@@ -7,7 +7,7 @@ so it runs plain.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ class Tapped:
         plain = super().__call__  # type: ignore[misc]
         if frame is None or not (chain := frame.chain(self)):  # type: ignore[arg-type]
             return plain(*args, **kwargs)
-        handled = [(i, b) for i, b in chain if b.patch.attends and b.handlers[self][0].kind == "attention"]  # type: ignore[index]
+        handled = [(i, b) for i, b in chain if b.attends and b.handlers[self][0].kind == "attention"]  # type: ignore[index]
         inner = plain if not handled else lambda *a, **k: _attention(self, plain, a, k, handled)
         call = Call(self, inner, args, kwargs, frame, chain, _rows(frame, args, kwargs))  # type: ignore[arg-type]
         return call.patch.around(call)
@@ -44,8 +44,13 @@ class Tapped:
 
 def _rows(frame: Frame, args: Any, kwargs: Any) -> Rows:
     """The evaluation's rows; a batch of another kind (tokens of a text encoder, say) gets rows of its own."""
-    batch = next((v.shape[0] for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and v.ndim), 0)
-    return frame.rows if len(frame.rows) == batch else rows_of("", range(batch))
+    batch = _batch((*args, *kwargs.values()))  # nearly always of the first of them
+    batch = _batch(pytree.tree_leaves((args, kwargs))) if batch is None else batch
+    return frame.rows if len(frame.rows) == batch else rows_of("", range(batch or 0))
+
+
+def _batch(values: Iterable[Any]) -> int | None:
+    return next((v.shape[0] for v in values if isinstance(v, Tensor) and v.ndim), None)
 
 
 @cache
