@@ -79,7 +79,7 @@ _WRAPPERS: Mapping[tuple[str, str], Callable[[Any], str]] = {
     ("suffuse.core.guidance", "Chain"): lambda v: " | ".join(map(unparse, v.parts)),
     ("suffuse.core.guidance", "Window"): lambda v: _during(v),
     ("suffuse.core.hook", "HookWindow"): lambda v: _during(v),
-    ("suffuse.core.patch", "Windowed"): lambda v: _during(v),
+    ("suffuse.core.patch", "PatchWindow"): lambda v: _during(v),
     ("suffuse.core.patch", "OnPaths"): lambda v: f"only({', '.join(map(unparse, (v.inner, *v.paths)))})",
 }
 

@@ -71,4 +71,4 @@ class Window(Windowed, Guidance):
     """`inner` for a part of the run; outside, the plain conditional prediction."""
 
     def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
-        return self.inner(predict, x, t, cond, at) if self.active(at) else predict(x, t, cond)
+        return self.inner(predict, x, t, cond, at) if self.inside(at) else predict(x, t, cond)

@@ -38,7 +38,7 @@ class HookWindow(Windowed, Hook):
     """`inner` for a part of the run; outside, the plain step."""
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
-        return self.inner(step, x, at) if self.active(at) else step(x, at)
+        return self.inner(step, x, at) if self.inside(at) else step(x, at)
 
 
 @dataclass(eq=False)

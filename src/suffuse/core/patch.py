@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .plugin import Plugin, Prompt
+from .plugin import Plugin, Windowed, Wrapper
 from .site import Site, Sites, sites_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Patch(Plugin):
 
     def during(self, start: float, stop: float) -> Patch:
         """This patch for the part of the run with start <= progress < stop, 0 to 1."""
-        return Windowed(self, start, stop)
+        return PatchWindow(self, start, stop)
 
     def only(self, *paths: str) -> Patch:
         """This patch on rows of these branches, such as "cond"."""
@@ -82,17 +82,8 @@ class Patch(Plugin):
         return Adapter(self, {name: part for name, part in made.items() if part is not None})
 
 
-class Wrapped(Patch):
+class PatchWrapper(Wrapper, Patch):
     """A patch that hands some calls to another and lets the rest pass."""
-
-    inner: Patch
-
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self.inner.bare
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return self.inner.prompts()
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -114,24 +105,17 @@ class Wrapped(Patch):
     def on(self, net: Any) -> Adapter:
         return self.inner.on(net)._with(self)
 
-    def bind(self, setting: Any) -> Self:
-        return replace(self, inner=self.inner.bind(setting))  # type: ignore[type-var]
-
     @abstractmethod
     def active(self, call: Call) -> bool:
         """Whether the inner patch has a part in this call."""
 
 
 @dataclass(frozen=True)
-class Windowed(Wrapped):
-    """`inner` for the part of the run with start <= progress < stop, and in training."""
-
-    inner: Patch
-    start: float
-    stop: float
+class PatchWindow(Windowed, PatchWrapper):
+    """`inner` for a part of the run, and in training."""
 
     def active(self, call: Call) -> bool:
-        return call.at is None or self.start <= call.at.progress < self.stop
+        return call.at is None or self.inside(call.at)
 
     def around(self, call: Call) -> Any:
         return self.inner.around(call) if self.active(call) else call()
@@ -147,7 +131,7 @@ class Windowed(Wrapped):
 
 
 @dataclass(frozen=True)
-class OnPaths(Wrapped):
+class OnPaths(PatchWrapper):
     """`inner` on the rows whose path ends in one of `paths`; the other rows of the batch pass unchanged."""
 
     inner: Patch

@@ -125,6 +125,6 @@ class Windowed(Wrapper):
     start: float
     stop: float
 
-    def active(self, at: Any) -> bool:
-        """Whether the run is inside of the window at this step."""
+    def inside(self, at: Any) -> bool:
+        """Whether this step lies in the window."""
         return self.start <= at.progress < self.stop

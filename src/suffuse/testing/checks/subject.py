@@ -16,7 +16,7 @@ from ...core.engine import Result, sample
 from ...core.errors import SuffuseError
 from ...core.guidance import Guidance
 from ...core.hook import Hook
-from ...core.patch import Adapter, Patch, Wrapped
+from ...core.patch import Adapter, Patch, PatchWrapper
 from ...core.plugin import Needs, Plugin
 from ...core.prediction import FLOW
 from ...core.sampler import Sampler
@@ -92,7 +92,7 @@ class Subject:
     def parametrised(self) -> bool:
         """Whether it is a patch that is used through an adapter."""
         patch = self.method
-        while isinstance(patch, Wrapped):
+        while isinstance(patch, PatchWrapper):
             patch = patch.inner
         return isinstance(patch, Patch) and type(patch).make is not Patch.make
 
