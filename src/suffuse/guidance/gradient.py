@@ -25,7 +25,7 @@ from ..core.step import Step
 from ..core.value import Coef, where
 
 
-class Scorer(Protocol):
+class LogLikelihood(Protocol):
     """log p(y | x) for each sample, by itself: a frozen dataclass, an nn.Module or a function."""
 
     def __call__(self, x: Tensor, t: Coef, cond: Cond) -> Tensor:
@@ -74,7 +74,7 @@ class GradientGuidance(Guidance):
     of the data, and is left alone.
 
     Args:
-        scorer: log p(y | x), see `Scorer`.
+        scorer: log p(y | x), see `LogLikelihood`.
         s: scale of the gradient; 0 is no guidance.
         look_ahead: score the predicted clean state x0(x_t), and take the gradient through the network.
         mean: move the mean of the step instead of eps; for samplers of one evaluation that draw noise.
@@ -91,7 +91,7 @@ class GradientGuidance(Guidance):
     Differs from the paper: any scorer, and looking ahead.
     """
 
-    scorer: Scorer
+    scorer: LogLikelihood
     s: float = 1.0
     look_ahead: bool = False
     mean: bool = False

@@ -26,7 +26,7 @@ from ..training.knowledge_transfer import KnowledgeTransfer, Likeness, SoftLabel
 from ..training.optimisers import AdamW, WarmupDecay
 from ..training.sources import Shuffled
 from ..training.trainer import Log, Trainer
-from .gradient import GradientGuidance, Scorer
+from .gradient import GradientGuidance, LogLikelihood
 from .scorers import ClassScore
 
 
@@ -52,7 +52,7 @@ class PPAP(Guidance):
 
     experts: Experts
     s: float = 7.5
-    score: Callable[[Experts], Scorer] = ClassScore
+    score: Callable[[Experts], LogLikelihood] = ClassScore
     look_ahead: bool = False
 
     needs = Needs.GAUSSIAN | Needs.GRADIENT

@@ -17,7 +17,7 @@ from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.value import Coef
-from .gradient import Scorer, wanted
+from .gradient import LogLikelihood, wanted
 
 
 class Reader(Protocol):
@@ -143,7 +143,7 @@ class Decoded:
     """
 
     codec: Codec
-    scorer: Scorer
+    scorer: LogLikelihood
 
     def __call__(self, x: Tensor, t: Coef, cond: Cond) -> Tensor:
         return self.scorer(self.codec.decode(x), t, cond)
