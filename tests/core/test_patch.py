@@ -400,6 +400,9 @@ def test_text_spans_of_joint_attention() -> None:
         value(net(name).with_(Look()), name)
     assert spans["transformer_blocks.0.attn"] == (5, 16) and spans["single_transformer_blocks.1.attn"] == (5, 16)
     assert spans["transformer_blocks.0.attn2"] == (0, 16)  # the image-only attention of SD 3.5
+    cond = conditions("sd3", 3)
+    net("sd3").with_(Look())(states("sd3", 3), 0.5, cond | {"text": cond["text"][:, :0]})
+    assert spans["transformer_blocks.0.attn"] == (0, 16)
 
 
 # training and threads -------------------------------------------------------------------------------------------------

@@ -212,8 +212,11 @@ class Call:
             return slice(None)
         given = self["text"] if "text" in self else None
         text = (self.cond["text"] if given is None else given).shape[1]
-        cut = text if self.site.keys[0] == "text" else -text
-        return slice(None, cut) if self.site.keys[0] == stream else slice(cut, None)
+        if self.site.keys[0] == "text":
+            return slice(None, text) if stream == "text" else slice(text, None)
+        if not text:
+            return slice(0, 0) if stream == "text" else slice(None)
+        return slice(-text, None) if stream == "text" else slice(None, -text)
 
     def __contains__(self, stream: str) -> bool:
         try:

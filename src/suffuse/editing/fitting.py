@@ -175,7 +175,10 @@ def fit_to_image(
     made_for = replace(model.setting(), shape=tuple(x0.shape[1:]))
     if weights is None:
         return Fitted(prompt, target, found, None, made_for)
-    change, told = weights.on(model.denoiser), Embedding(found).requires_grad_(False).told(cond)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        change = weights.on(model.denoiser)
+    told = Embedding(found).requires_grad_(False).told(cond)
     roles = {"model": model.denoiser.with_(change), "weights": change}
     _trained(roles, Denoising(), "weights", draws, told, fine_tuning, seed + 1)
     return Fitted(prompt, target, found, change.requires_grad_(False).eval(), made_for)
