@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from .denoiser import Denoiser
 from .errors import BadInput
 from .guidance import Guidance
-from .hook import StepFunction
+from .hook import Hook, StepFunction
 from .patch import Adapter, Patch
-from .plugin import Plugin, Prompt, Setting
+from .plugin import Needs, Plugin, Prompt, Setting
 from .registry import method
 from .sampler import Sampler
 from .step import Step
@@ -115,3 +115,31 @@ def reflect(step: StepFunction, x: Value, at: Step, strong: Branch, weak: Branch
     """
     y = strong.of_step(step, at, moves)(x, at.aside("strong"))
     return weak.of_step(step, at, moves)(y, at.aside("weak").back())
+
+
+@dataclass(frozen=True)
+class Reflection(Hook):
+    """A hook that reflects under two settings, each said by what differs from the run."""
+
+    strong: Given
+    weak: Given
+
+    needs = Needs.GAUSSIAN
+
+    def __post_init__(self) -> None:
+        self._branches  # noqa: B018  what is no setting is found here and not in the middle of a run
+
+    @property
+    def _branches(self) -> tuple[Branch, Branch]:
+        return Branch.of(self.strong), Branch.of(self.weak)
+
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return self, *(inner for branch in self._branches for inner in branch.bare)
+
+    def prompts(self) -> Mapping[str, Prompt]:
+        return {k: v for branch in self._branches for k, v in branch.prompts().items()}
+
+    def bind(self, setting: Setting) -> Self:
+        strong, weak = (branch.bind(setting) for branch in self._branches)
+        return replace(self, strong=strong, weak=weak)

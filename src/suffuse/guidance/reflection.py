@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..core.errors import BadInput
-from ..core.hook import Hook, StepFunction
-from ..core.plugin import Needs, Plugin, Prompt, Setting
-from ..core.reflection import Branch, Given, reflect
+from ..core.hook import StepFunction
+from ..core.reflection import Given, Reflection, reflect
 from ..core.registry import method
 from ..core.step import Step
 from ..core.value import Value
@@ -19,7 +17,7 @@ from .cfg import CFG
 
 @method(paper="w2sd")
 @dataclass(frozen=True)
-class W2SD(Hook):
+class W2SD(Reflection):
     """Weak-to-strong diffusion: before each step but the last, x_t <- x_t + lambda (x~_t - x_t) by reflection.
 
     x~_t = M_w^inv(M_s(x_t, t), s) denoises from t to s with the strong model and goes back with the weak one. The shift
@@ -54,27 +52,10 @@ class W2SD(Hook):
     weak: Given = CFG(1.0)
     strength: float = 1.0
 
-    needs = Needs.GAUSSIAN
-
     def __post_init__(self) -> None:
-        self._branches  # noqa: B018  what is no setting is found here and not in the middle of a run
+        super().__post_init__()
         if not math.isfinite(self.strength):
             raise BadInput(f"W2SD(strength={self.strength}): must be a finite number; 1 makes the whole shift")
-
-    @property
-    def _branches(self) -> tuple[Branch, Branch]:
-        return Branch.of(self.strong), Branch.of(self.weak)
-
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self, *(inner for branch in self._branches for inner in branch.bare)
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {k: v for branch in self._branches for k, v in branch.prompts().items()}
-
-    def bind(self, setting: Setting) -> W2SD:
-        strong, weak = (branch.bind(setting) for branch in self._branches)
-        return replace(self, strong=strong, weak=weak)
 
     def neutral(self) -> W2SD:
         """No shift."""

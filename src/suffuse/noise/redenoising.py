@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..core.errors import Refused
-from ..core.hook import Hook, StepFunction
-from ..core.plugin import Needs, Plugin, Prompt, Setting
-from ..core.reflection import Branch, Given, reflect
+from ..core.hook import StepFunction
+from ..core.reflection import Given, Reflection, reflect
 from ..core.registry import method
 from ..core.step import Step
 from ..core.value import Value
@@ -18,7 +16,7 @@ from ..samplers.ancestral import DDIM
 
 @method(paper="golden-noise")
 @dataclass(frozen=True)
-class ReDenoise(Hook):
+class ReDenoise(Reflection):
     """Re-denoise sampling: the run starts from x'_T = DDIM-Inversion(DDIM(x_T; w_l); w_n) instead of x_T.
 
     One step from pure noise with much guidance and its counterpart back with little leave in the noise what the prompt
@@ -43,26 +41,6 @@ class ReDenoise(Hook):
 
     strong: Given = CFG(5.5)
     weak: Given = CFG(1.0)
-
-    needs = Needs.GAUSSIAN
-
-    def __post_init__(self) -> None:
-        self._branches  # noqa: B018  what is no setting is found here and not in the middle of a run
-
-    @property
-    def _branches(self) -> tuple[Branch, Branch]:
-        return Branch.of(self.strong), Branch.of(self.weak)
-
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self, *(inner for branch in self._branches for inner in branch.bare)
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {k: v for branch in self._branches for k, v in branch.prompts().items()}
-
-    def bind(self, setting: Setting) -> ReDenoise:
-        strong, weak = (branch.bind(setting) for branch in self._branches)
-        return replace(self, strong=strong, weak=weak)
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         if not at.first:
