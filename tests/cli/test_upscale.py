@@ -45,7 +45,9 @@ def test_what_cannot_be_enlarged_is_one_line(suffuse, circle):
     for more, message in (
         (("--method", "DiffuseHig()"), "did you mean DiffuseHigh"),
         (("--method", "CFG(3)"), "no way to larger pictures"),
-        (("--factor", 1.0), "has this size already"),
+        (("--factor", 0), "above 1"),
+        (("--width", 64, "--height", 64), "has this size already"),
+        (("--width", 32, "--height", 128), "scale it down"),
         (("--width", 96), "give both"),
     ):
         status, _, said = suffuse("upscale", circle, "--steps", 2, *more)

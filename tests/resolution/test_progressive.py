@@ -84,7 +84,7 @@ def test_a_picture_is_enlarged_and_made_again(tmp_path):
 def test_refusals_of_the_task():
     with pytest.raises(BadInput, match="both"):
         model().upscale(to_pil(torch.zeros(1, 3, 64, 64))[0], width=128)
-    with pytest.raises(BadInput, match="already"):
+    with pytest.raises(BadInput, match="above 1"):
         model().upscale(to_pil(torch.zeros(1, 3, 64, 64))[0], factor=1.0)
     with pytest.raises(BadInput, match="strength"):
         model().upscale(to_pil(torch.zeros(1, 3, 64, 64))[0], strength=0.5)

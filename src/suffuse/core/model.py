@@ -198,17 +198,24 @@ class Model:
             height, width: in pixels.
             method: default `DiffuseHigh()`.
             settings: those of `generate`.
+
+        Raises:
+            BadInput: a factor of 1 or less, or a size below the picture's.
         """
         from ..resolution.diffusehigh import DiffuseHigh
 
         if (height is None) != (width is None):
             raise BadInput(f"height={height}, width={width}: give both, or a factor")
+        if not 1.0 < factor < math.inf:
+            raise BadInput(f"factor={factor}: give how much larger, a number above 1, such as 2")
         own = to_tensor(image.images if isinstance(image, Images) else image).shape[-2:]
-        near = self._near([factor * side for side in own])
+        if height is None or width is None:
+            height, width = self._near([factor * side for side in own])
+        if height < own[0] or width < own[1]:
+            raise BadInput(f"height={height}, width={width}: the picture is larger, {own[0]} x {own[1]}; scale it down")
         return self.generate(
-            prompt, image=image, upscale=method or DiffuseHigh(), height=height or near[0], width=width or near[1],
-            **settings,
-        )  # fmt: skip
+            prompt, image=image, upscale=method or DiffuseHigh(), height=height, width=width, **settings
+        )
 
     def condition(
         self,
