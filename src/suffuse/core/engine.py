@@ -188,7 +188,9 @@ def trace(
         at = whole.but(i=i, t=t, s=s, first=k == 0 and fresh, last=k == len(plan) - 1)
         if session.sampler_memory is None:
             session.sampler_memory = sampler.init(_centred(process, state.x, t), at)
-        yield Run(State(state.x, state.i, samples, session.sampler_memory, state.memory), at, run.evaluations)
+        if k == 0:
+            state = replace(state, sampler=session.sampler_memory)
+        yield Run(state, at, run.evaluations)
         advance: Any = StepFunction(session, denoiser, cond, guidances, sampler, session.sampler_memory)
         for hook in reversed(hooks):
             advance = Hooked(hook, advance)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ class Grid:
             raise BadInput(
                 f"steps={max(len(times) - 1 if times.ndim else 0, 0)}: a run needs at least one step; give steps >= 1"
             )
-        if not bool(torch.isfinite(times).all()) or bool(((times < 0) | (times > 1)).any()):
+        if not bool(((times >= 0) & (times <= 1)).all()):
             raise BadInput(f"grid times must lie in [0, 1] (0 is data, 1 is noise), got {times.tolist()[:4]}...")
         object.__setattr__(self, "times", times)
 
@@ -40,14 +42,17 @@ class Grid:
         return len(self.times) - 1
 
     def node(self, i: int) -> Coef:
-        """Time number i as a coefficient; a clock gets the leading batch axis it lacks."""
-        t = self.times[i]
-        return Coef(t if t.ndim == 0 else t[None])
+        """Time number i as a coefficient."""
+        return self.nodes[i]
+
+    @cached_property
+    def nodes(self) -> list[Coef]:
+        """Times as coefficients; a clock gets the leading batch axis it lacks."""
+        return [Coef(t) for t in (self.times.tolist() if self.times.ndim == 1 else self.times[:, None])]
 
     def steps(self, start: float | None = None, stop: float | None = None) -> Iterator[tuple[int, Coef, Coef]]:
         """(i, t, s) of every step between `start` and `stop`; both are inserted as nodes, i counts the full grid."""
-        for i in range(self.n):
-            t, s = self.node(i), self.node(i + 1)
+        for i, (t, s) in enumerate(pairwise(self.nodes)):
             if (start is not None or stop is not None) and self.times.ndim == 1:
                 hi, lo = (1.0 if start is None else start), (0.0 if stop is None else stop)
                 down = s.item() <= t.item()
