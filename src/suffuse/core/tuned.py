@@ -47,7 +47,7 @@ class Tuned(Derived):
         super().__init__(base)
         self.mode = mode
         self.eager = self._with(base, self._weights(base.net))
-        self.graph = self._with(base, torch.compile(self.eager.net, dynamic=False)) if mode.compiled else None
+        self.graph = self._with(base, compiled(self.eager.net)) if mode.compiled else None
 
     @staticmethod
     def _with(base: Network, net: Any) -> Network:
@@ -73,3 +73,12 @@ class Tuned(Derived):
             return net(x, t, cond)
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def compiled(net: nn.Module) -> Any:
+    """The network by `torch.compile`, anew for every shape that it meets.
+
+    Torch counts compilations by code, which all networks of a class share, and runs what comes after the eighth as it
+    is without a word: so this one counts for itself, and further.
+    """
+    return torch.compile(net, dynamic=False, isolate_recompiles=True, recompile_limit=64)
