@@ -55,7 +55,7 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
 
     plain = pipe()
     baseline = stock(plain, f"DDIM, {STEPS} steps", steps=STEPS, guidance=w)
-    few = [(pipe(), n) for n in (20, 10)]
+    few = [(pipe(), n) for n in (20, 10, 6)]
     arms = [stock(p, f"DPM-Solver++ 2M, {n} steps", steps=n, guidance=w, scheduler=solver(p)) for p, n in few]
     if find_spec("DeepCache"):
         first, second = pipe(_deepcache_package(3)), pipe(_deepcache_package(2))
@@ -70,8 +70,8 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
         own(exact, f"DDIM, {STEPS} steps, tuned", sampler=DDIM(), steps=STEPS, guidance=w),
         own(model, f"DDIM, {STEPS} steps, DeepCache(3)", sampler=DDIM(), steps=STEPS, guidance=w, patches=[cache]),
         own(exact, "UniPC, 10 steps, tuned", sampler=UniPC(), steps=10, guidance=w),
-        own(exact, "UniPC, 6 steps, CFG in the first half, tuned", sampler=UniPC(), steps=6, guidance=half),
-        own(model, "UniPC, 10 steps, CFG in the first half, DeepCache(2)", sampler=UniPC(), steps=10, guidance=half,
+        own(exact, "UniPC, 5 steps, CFG in the first half, tuned", sampler=UniPC(), steps=5, guidance=half),
+        own(model, "UniPC, 8 steps, CFG in the first half, DeepCache(2)", sampler=UniPC(), steps=8, guidance=half,
             patches=[DeepCache(every=2)]),
     ]  # fmt: skip
     return baseline, arms
