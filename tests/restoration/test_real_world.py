@@ -12,6 +12,7 @@ from suffuse.core.noise import Keyed
 from suffuse.images import to_pil, to_tensor
 from suffuse.resolution import Blur
 from suffuse.restoration import RealWorld, adain, coarse_colours
+from suffuse.restoration.degradation import enlarge
 from suffuse.restoration.real_world import jpeg
 
 X = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -54,3 +55,8 @@ def test_colours_are_those_of_the_reference():
     assert torch.equal(coarse_colours(X, X), X)
     shifted = coarse_colours(X, X + 0.5)
     torch.testing.assert_close(shifted, X + 0.5, atol=1e-4, rtol=0)
+
+
+def test_reduced_pictures_are_those_that_are_enlarged():
+    made, low = RealWorld(2).draw(X, Keyed(0), range(3)), RealWorld(2).reduced(X, Keyed(0), range(3))
+    assert low.y.shape == (3, 3, 10, 12) and torch.equal(made.y, enlarge(low.y, 2))

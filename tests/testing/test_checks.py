@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import suffuse
 from suffuse import conditioning, editing, noise
 from suffuse.caching import (
     BAC,
@@ -53,20 +54,25 @@ from suffuse.probing import SeedStudy
 from suffuse.resolution import (
     FSTD,
     MSWMSA,
+    DegradationAwareTagger,
     DilatedSampling,
     KeepStatistics,
+    LocalPrompts,
     LowBand,
     MultiDiffusion,
     RAUNet,
     RepresentationGuided,
     SkipResidual,
+    TagReader,
     Upsampler,
+    ZoomedIn,
 )
 from suffuse.restoration import Restorer
 from suffuse.samplers import DDIM, OLSS, Explicit, LinearSolver
 from suffuse.testing import Subject, all_checks, check_method, fixtures
 from suffuse.testing.checks.subject import ROWS, STEPS, denoiser, states
 from suffuse.training.denoising import Denoising
+from suffuse.zoo.reader import Reader
 
 FEATURES = ReaderFeatures()
 ABSENT = "absent"
@@ -157,6 +163,24 @@ def guided(name, n):
     return Cond(alt={"guide": Cond(guide)})
 
 
+def tagger():
+    """Of the bundled reader, as it is."""
+    return DegradationAwareTagger(TagReader.of(Reader.load()))
+
+
+def enlarger():
+    """With a control branch that adds nothing yet."""
+    model = suffuse.load("shapes")
+    return Subject(ZoomedIn(model.with_(ControlNet(widths=(4, 8, 8)).on(model.denoiser)), tagger(), steps=1))
+
+
+def told(name, n):
+    """What each of four windows is told."""
+    base, more = fixtures.conditions(name, n), fixtures.conditions(name, 4 * n)
+    own = {k: v.unflatten(0, (n, 2, 2)) for k, v in more.items() if k in ("text", "pooled")}
+    return Cond(base.entries, {**base.alt, "windows": Cond(own)})
+
+
 def golden():
     """Not fitted: the checks are of where it acts, not of what it learned."""
     with torch.random.fork_rng(devices=[]):
@@ -221,6 +245,9 @@ EXAMPLES = {
     ),
     "DilatedSampling": lambda: Subject(DilatedSampling(4, batch=4)),
     "KeepStatistics": lambda: Subject(KeepStatistics(), guided),
+    "DegradationAwareTagger": lambda: Subject(tagger()),
+    "LocalPrompts": lambda: Subject(LocalPrompts(4, stride=1.0, batch=4), told),
+    "ZoomedIn": enlarger,
     "LowBand": lambda: Subject(LowBand(), guided),
     "SkipResidual": lambda: Subject(SkipResidual(), guided),
     "MultiDiffusion": lambda: Subject(MultiDiffusion(4, jitter=True, batch=4)),

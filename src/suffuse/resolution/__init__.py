@@ -32,6 +32,10 @@ __getattr__, __dir__ = lazy(
         "Upsampler": "upsampling",
         "VariableSize": "variable_size",
         "Wavelet": "bands",
+        "DegradationAwareTagger": "tagger",
+        "LocalPrompts": "local_prompts",
+        "TagReader": "tagger",
+        "ZoomedIn": "zoomed_in",
         "attention_entropy": "entropy",
     },
 )

@@ -36,6 +36,11 @@ class RealWorld(Degradation):
     quality: tuple[float, float] = (30.0, 95.0)
 
     def draw(self, x: Tensor, noise: Noise, samples: Sequence[int]) -> Degraded:
+        low = self.reduced(x, noise, samples)
+        return Degraded(enlarge(low.y, self.factor), low.drawn)
+
+    def reduced(self, x: Tensor, noise: Noise, samples: Sequence[int]) -> Degraded:
+        """The same before it is enlarged again."""
         u = noise.uniform(torch.empty(len(x), 3), samples, "degrade/strengths")
         sigma, level, quality = (
             low + (high - low) * share
@@ -44,8 +49,7 @@ class RealWorld(Degradation):
         y = gaussian_blur(x, Coef(sigma), math.ceil(3 * self.blur[1]))
         y = F.interpolate(y, scale_factor=1 / self.factor, mode="bicubic", antialias=True)
         y = y + level.to(y)[:, None, None, None] * noise.normal(y, samples, "degrade/noise")
-        drawn = {"blur": sigma, "noise": level, "quality": quality}
-        return Degraded(enlarge(jpeg(y.clamp(-1, 1), quality), self.factor), drawn)
+        return Degraded(jpeg(y.clamp(-1, 1), quality), {"blur": sigma, "noise": level, "quality": quality})
 
 
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
