@@ -8,16 +8,19 @@ from typing import Any
 def plugin(text: str) -> Any:
     """The plug-in of an expression such as `DEIS(order=3)`, or of a file of `save_method` such as `@olss.safetensors`.
 
+    A guidance from a file may begin a chain: `@classifier.safetensors | CFG(3)`.
+
     Raises:
         BadInput: not an expression, or no such file. Damaged: the file holds no fitted method.
     """
-    if text.startswith("@"):
-        from suffuse.core.fitted import load_method
-
-        return load_method(text[1:])
     from suffuse.core.expression import parse
 
-    return parse(text)
+    if not text.startswith("@"):
+        return parse(text)
+    from suffuse.core.fitted import load_method
+
+    path, chained, rest = text[1:].partition(" | ")
+    return load_method(path) | parse(rest) if chained else load_method(path)
 
 
 def guidance_of(text: str | None) -> Any:
