@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
+
 import pytest
 from PIL import Image
 
@@ -14,10 +16,25 @@ from suffuse.docs import gallery
 def test_every_sheet_is_drawn_and_says_what_can_be_run():
     for sheet in gallery.sheets(CHECKOUT / "docs"):
         assert (CHECKOUT / "docs" / "gallery" / f"{sheet.method}.png").exists(), sheet.method
-        for arm in sheet.arms.values():
-            said = [arm[k] for k in gallery.PLUGINS if k in arm] + [p for k in gallery.LISTS for p in arm.get(k, ())]
+        assert callable(resolve_name(sheet.task)) and bool(sheet.rows) != bool(sheet.prompts)
+        for given in (*sheet.rows, *sheet.arms.values()):
+            said = [given[k] for k in gallery.PLUGINS if k in given]
+            said += [text for k in gallery.LISTS for text in given.get(k, ())]
             for text in said:
-                assert (CHECKOUT / "docs/gallery" / text[1:]).exists() if text[0] == "@" else parse(text) is not None
+                file, _, rest = text[1:].partition(" | ") if text[0] == "@" else ("", "", text)
+                assert not file or (CHECKOUT / "docs/gallery" / file).exists()
+                assert not rest or parse(rest) is not None
+
+
+def test_a_sheet_of_another_task_shows_what_its_rows_start_from(tmp_path):
+    row = {"first": "a red circle on a grey background", "last": "a blue square on a grey background"}
+    arms = {"half": {"how": "Slerp()", "shares": [0.5], "steps": 2}}
+    page = gallery.Sheet("Slerp", "", arms, task="suffuse.noise:interpolate", rows=[row]).draw(tmp_path)
+    assert page.size[0] == 3 * (gallery.SIDE + gallery.GAP) + gallery.GAP
+    top = gallery.LINE + gallery.GAP + gallery.LINE
+    shown = page.crop((gallery.GAP, top, gallery.GAP + gallery.SIDE, top + gallery.SIDE))
+    red, _, blue = shown.convert("RGB").getextrema()
+    assert red[1] > 200 and blue[0] < 100
 
 
 def test_pictures_stand_under_their_labels():
