@@ -20,6 +20,7 @@ from suffuse.editing import (
     TimeTravel,
 )
 from suffuse.editing.key_value_bank import Chosen, Concatenated, Replaced
+from suffuse.personalization import ImagePrompt, IPAdapter
 
 from .dragging_toys import mask, run
 from .editing_toys import close
@@ -102,6 +103,27 @@ def test_on_a_model(task):
     assert len(made.images) == 1 and torch.isfinite(made.decoded.target).all()
     with pytest.raises(BadInput, match="needs to know where"):
         task(model(), picture(), "a red circle", steps=5)
+
+
+def test_an_image_prompt_shows_the_picture_itself():
+    white = torch.zeros(1, 1, 64, 64)
+    white[..., 20:36, 16:32] = 1
+    seen = []
+
+    def tokens(pictures):
+        seen.append(pictures)
+        return torch.ones(1, 3, 16), torch.zeros(1, 3, 16)
+
+    made = ImagePrompt().on(model().denoiser)
+    for p in made.parameters():
+        p.data += 0.3
+    task = DiffEditor(Move(16, 8), 1.0, blocks=(0, 1), **OFF)
+    told = replace(task, image_prompt=IPAdapter(tokens, made))
+    how = (model(), picture(), "a red circle")
+    plain, prompted, unseen = (t(*how, mask=white, steps=3) for t in (task, told, replace(told, shown=0.0)))
+    assert all(torch.equal(v, picture()) for v in seen)
+    assert torch.equal(unseen.decoded.target, plain.decoded.target)
+    assert not torch.equal(prompted.decoded.target, plain.decoded.target)
 
 
 def test_a_drag_with_points_on_a_model():

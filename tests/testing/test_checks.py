@@ -50,6 +50,7 @@ from suffuse.guidance.structured import StructuredDiffusion
 from suffuse.layout import ControlNet
 from suffuse.networks import ADMClassifier, Experts
 from suffuse.noise import GoldenNoise, NPNet
+from suffuse.personalization import ImagePrompt
 from suffuse.probing import SeedStudy
 from suffuse.resolution import (
     FSTD,
@@ -156,6 +157,12 @@ def drawn(name, n):
     return Cond({"control": x[:, :3].sigmoid().repeat_interleave(2, -1).repeat_interleave(2, -2)})
 
 
+def seen(name, n):
+    """Tokens of pictures, as wide as what cross-attention sees."""
+    width = {"pixart": 24}.get(name, fixtures.WIDTH)
+    return Cond({"image_prompt": states(name, ROWS + 1)[1 : n + 1].flatten(1)[:, : 2 * width].unflatten(1, (2, width))})
+
+
 def guided(name, n):
     """What larger pictures follow."""
     x = states(name, ROWS + 1)[1 : n + 1]
@@ -236,6 +243,7 @@ EXAMPLES = {
     "FrechetDistance": lambda: compared(FrechetDistance),
     "GoldenNoise": golden,
     "GradientGuidance": lambda: Subject(GradientGuidance(ClassScore(noisy_classifier(), 1), 3.0, look_ahead=True)),
+    "ImagePrompt": lambda: Subject(ImagePrompt(), seen),
     "KeepPath": lambda: Subject(editing.KeepPath(), path),
     "KernelDistance": lambda: compared(KernelDistance),
     "LPIPS": lambda: Subject(LPIPS(ABSENT, ABSENT)),

@@ -58,6 +58,14 @@ class Patch(Plugin):
         """
         return None
 
+    def beside(self, call: Call, q: Tensor) -> Tensor | None:
+        """At attention sites: what is added to the product, such as attention to other keys; None is nothing.
+
+        Args:
+            q: (B, heads, queries, width), as all patches made them.
+        """
+        return None
+
     def watches(self, call: Call) -> bool:
         """Whether `probs` is wanted of this call; the probabilities are formed only where some patch watches."""
         return type(self).probs is not Patch.probs
@@ -65,8 +73,7 @@ class Patch(Plugin):
     @property
     def attends(self) -> bool:
         """Whether it takes part in the attention product."""
-        own = type(self)
-        return own.qkv is not Patch.qkv or own.probs is not Patch.probs or own.product is not Patch.product
+        return any(getattr(type(self), name) is not getattr(Patch, name) for name in ATTENTION)
 
     def during(self, start: float, stop: float) -> Patch:
         """This patch for the part of the run with start <= progress < stop, 0 to 1."""
@@ -80,6 +87,10 @@ class Patch(Plugin):
         """An adapter: this patch with parameters made for every site of `net`."""
         made = {s.name: self.make(s) for s in self.sites(sites_of(net))}
         return Adapter(self, {name: part for name, part in made.items() if part is not None})
+
+
+ATTENTION = ("qkv", "probs", "product", "beside")
+"""What a patch does inside of an attention product."""
 
 
 class PatchWrapper(Wrapper, Patch):
@@ -129,6 +140,9 @@ class PatchWindow(Windowed, PatchWrapper):
     def product(self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor | None:
         return self.inner.product(call, q, k, v, scale) if self.active(call) else None
 
+    def beside(self, call: Call, q: Tensor) -> Tensor | None:
+        return self.inner.beside(call, q) if self.active(call) else None
+
 
 @dataclass(frozen=True)
 class OnPaths(PatchWrapper):
@@ -152,6 +166,10 @@ class OnPaths(PatchWrapper):
 
     def probs(self, call: Call, p: Tensor) -> Tensor:
         return self._merged(call, self.inner.probs(call, p), p) if self.active(call) else p
+
+    def beside(self, call: Call, q: Tensor) -> Tensor | None:
+        more = self.inner.beside(call, q) if self.active(call) else None
+        return None if more is None else self._merged(call, more, torch.zeros_like(more))
 
     def _rows(self, call: Call) -> list[int]:
         return [i for i, (path, _) in enumerate(call.rows) if path.split("/")[-1] in self.paths]

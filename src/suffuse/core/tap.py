@@ -90,6 +90,15 @@ class _Product(TorchFunctionMode):
             query, key, value = call.patch.qkv(call, query, key, value)
         if attn_mask is not None:
             attn_mask = attn_mask[..., : key.shape[-2]]  # a patch may drop the last keys
+        mixed = self._mixed(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        for call in self.calls:
+            if (more := call.patch.beside(call, query)) is not None:
+                mixed = mixed + more
+        return mixed
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float,
+               is_causal: bool, scale: float | None, enable_gqa: bool) -> Tensor:  # fmt: skip
+        """The product itself, with the probabilities that patches change."""
         watchers = [c for c in self.calls if c.patch.watches(c)]
         if not watchers:
             if attn_mask is None and not is_causal and not enable_gqa and not dropout_p:

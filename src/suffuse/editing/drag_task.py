@@ -10,6 +10,7 @@ from ..core.model import Model
 from ..core.plugin import Prompt
 from ..core.registry import method
 from ..images import Picture
+from ..personalization.ip_adapter import IPAdapter
 from .direct_inversion import DirectInversion
 from .displaced import Displaced
 from .drag_hooks import RegionalSDE, TimeTravel
@@ -67,6 +68,10 @@ class DragonDiffusion:
         bank = BANKS.get(type(self.operation), lambda operation: KVBank())(self.operation)
         return (self.energy, bank) if self.bank else (self.energy,)
 
+    def told(self, model: Model, image: Picture | Sequence[Picture]) -> Model:
+        """The model with what it is told beside the prompts."""
+        return model
+
     def __call__(
         self,
         model: Model,
@@ -91,8 +96,8 @@ class DragonDiffusion:
             steps, guidance, seed: of the run.
         """
         return edit(
-            model, image, source, source if target is None else target, inversion=self.inversion, editor=self.editors,
-            mask=mask, points=points, steps=steps, guidance=guidance, seed=seed,
+            self.told(model, image), image, source, source if target is None else target, inversion=self.inversion,
+            editor=self.editors, mask=mask, points=points, steps=steps, guidance=guidance, seed=seed,
         )  # fmt: skip
 
 
@@ -109,19 +114,29 @@ class DiffEditor(DragonDiffusion):
         times: of `TimeTravel`; 1 is none.
         regional: each energy moves the state in its own region only.
         dense: share of the run after which every second step is guided; 1 is all.
+        image_prompt: shows the model the picture itself, or None.
+        shown: scale of the image prompt.
 
     Example:
         >>> DiffEditor(Move(16, 0))(model, image, "a red circle", mask=mask).images[0]
+        >>> ip = IPAdapter.load("ip_sd15_64.safetensors", "image_encoder/", model)
+        >>> DiffEditor(Move(16, 0), image_prompt=ip)(model, image, "a red circle", mask=mask).images[0]
 
     Reference: Mou et al., DiffEditor: Boosting Accuracy and Flexibility on Diffusion-based Image Editing, 2402.02583.
 
-    Differs from the paper: as DragonDiffusion, and there is no image prompt.
+    Differs from the paper: as DragonDiffusion; no image prompt is bundled. Its own, a resampler to 64 tokens, has the
+    layout of IP-Adapter Plus and is read by `IPAdapter.load` as a safetensors file.
     """
 
     eta: float = 0.4
     times: int = 3
     regional: bool = True
     dense: float = 10 / 50
+    image_prompt: IPAdapter | None = None
+    shown: float = 0.1
+
+    def told(self, model: Model, image: Picture | Sequence[Picture]) -> Model:
+        return model if self.image_prompt is None else self.image_prompt.shown(model, image, self.shown)
 
     @property
     def energy(self) -> RegionEnergy:

@@ -19,7 +19,9 @@ DIFFUSERS = (
 )  # fmt: skip
 """Networks of diffusers that may be read; Transformer2DModel is the old name of DiT's and PixArt's."""
 
-TRANSFORMERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
+TRANSFORMERS = (
+    "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection", "T5EncoderModel",
+)  # fmt: skip
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of stock pipelines that no model here uses; they are not read."""
