@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from suffuse.core.errors import BadInput, Damaged
-from suffuse.editing import EditBench, PIEBench
+from suffuse.editing import EditBench, PIEBench, TEdBench
 from suffuse.editing.edit_case import EditCase
 from suffuse.editing.pie_bench import decode_mask
 from suffuse.editing.scores import accuracy, scores
@@ -149,3 +149,31 @@ def test_a_damaged_pie_bench_is_named(folder):
         len(PIEBench(str(folder / "nowhere")))
     with pytest.raises(BadInput, match="PIE-Bench has random"):
         PIEBench(str(folder), ("colour",))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    (tmp_path / "originals").mkdir()
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, 30:50] = 255
+    Image.fromarray(wide).save(tmp_path / "originals" / "bird.png")
+    listed = [{"img_name": "bird.png", "target_text": t} for t in ("A photo of a bird spreading wings.", "A fish.")]
+    (tmp_path / "input_list.json").write_text(json.dumps(listed))
+    return tmp_path
+
+
+def test_tedbench_is_read(pairs):
+    cases = TEdBench(str(pairs), side=20)
+    assert [c.target for c in cases] == ["A photo of a bird spreading wings.", "A fish."] and len(cases[:1]) == 1
+    assert cases[0].image.shape == (3, 20, 20) and cases[0].mask.all() and cases[0].source == ""
+    assert cases[0].image[:, 10, 10].min() > 0.99 and cases[0].image[:, 10, 0].max() < -0.99  # the middle square
+    (pairs / "input_list.json").write_text("[1]")
+    with pytest.raises(Damaged, match="input_list"):
+        len(TEdBench(str(pairs)))
+
+
+def test_cases_of_another_size(folder):
+    case = PIEBench(str(folder))[0]
+    small = case.resized((64, 64))
+    assert small.image.shape == (3, 64, 64) and small.mask.shape == (64, 64) and case.resized((512, 512)) is case
+    assert not small.mask[1:, 1:].any() and (small.source, small.words) == (case.source, case.words)

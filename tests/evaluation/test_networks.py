@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from evaluation_toys import pictures
 from safetensors.torch import load_file, save_file
 
-from suffuse.core.errors import Damaged, Refused
-from suffuse.evaluation import LPIPS, CLIPScore, InceptionFeatures, Pictures
+from suffuse.core.errors import BadInput, Damaged, Refused
+from suffuse.evaluation import LPIPS, CLIPScore, DirectionalCLIP, InceptionFeatures, Pictures
 from suffuse.evaluation.inception import Inception, Mixed
 from suffuse.evaluation.lpips import Perceptual
 
@@ -150,6 +150,30 @@ def test_the_clip_score_is_the_cosine_of_the_models_own_embeddings(clip):
         assert found[i].item() == pytest.approx(100 * max(cosine, 0), abs=1e-3)
     assert found.max() > 0
     assert str(clip) not in metric.protocol
+
+
+def test_directional_clip_compares_changes(clip):
+    """By the model's own embeddings; where nothing changes it is 0."""
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    after, before = (pictures(3, 24, seed).images for seed in (1, 2))
+    metric, said = DirectionalCLIP(str(clip)), (["b a", "a", "ab"], ["a", "b", "b b"])
+    found = metric.score(Pictures(after, said[0], before, sources=said[1]))
+    model, tokenizer, processor = (c.from_pretrained(clip) for c in (CLIPModel, CLIPTokenizer, CLIPImageProcessorPil))
+    seen, told = [], []
+    for images, texts in zip((after, before), said, strict=True):
+        bytes_ = ((images / 2 + 0.5) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pixels = processor([Image.fromarray(v) for v in bytes_], return_tensors="pt")["pixel_values"]
+        out = model(**tokenizer(texts, padding=True, return_tensors="pt"), pixel_values=pixels)
+        seen.append(out.image_embeds)
+        told.append(out.text_embeds)
+    expected = torch.cosine_similarity(seen[0] - seen[1], told[0] - told[1])
+    torch.testing.assert_close(found, expected.double(), atol=1e-5, rtol=1e-4)
+    assert torch.allclose(metric.rank(after, before, *said), found)  # both directions turn round
+    assert metric.rank(after, after, *said).abs().max() < 1e-9
+    with pytest.raises(BadInput, match="sources: none"):
+        metric.score(Pictures(after, said[0], before))
 
 
 def test_a_clip_folder_that_is_absent_or_not_whole_is_named(clip, tmp_path):

@@ -25,7 +25,7 @@ from suffuse.core.grid import Grid
 from suffuse.core.plugin import Setting
 from suffuse.core.value import Coef
 from suffuse.editing import MaskedBlend
-from suffuse.evaluation import LPIPS, CLIPScore, ReaderFeatures, Reference, VendiScore
+from suffuse.evaluation import LPIPS, CLIPScore, DirectionalCLIP, ReaderFeatures, Reference, VendiScore
 from suffuse.evaluation.frechet import FrechetDistance, KernelDistance
 from suffuse.evaluation.precision_recall import DensityCoverage, PrecisionRecall
 from suffuse.guidance import (
@@ -223,6 +223,7 @@ EXAMPLES = {
     "Blend": lambda: Subject(conditioning.Blend(("a", "b"), (0.75, 0.25))),
     "ClassifierGuidance": lambda: Subject(ClassifierGuidance(noisy_classifier(), 3.0, target=1)),
     "CLIPScore": lambda: Subject(CLIPScore(ABSENT)),
+    "DirectionalCLIP": lambda: Subject(DirectionalCLIP(ABSENT)),
     "Concept": lambda: Subject(CONCEPTS[1]),
     "DeeDiff": lambda: Subject(DeeDiff(threshold=1.0)),
     "DensityCoverage": lambda: compared(DensityCoverage),

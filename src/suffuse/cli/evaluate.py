@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from suffuse.core.errors import BadInput
+
 from .output import AsJson, show, show_json
 from .plugins import guidance_of, plugin
 from .threads import Threads, limit
 
 if TYPE_CHECKING:
+    from suffuse.editing.edit_case import EditCase
     from suffuse.editing.survey import Row
 
 app = typer.Typer(help="Measure methods against each other on a frozen set of cases.", no_args_is_help=True)
@@ -26,7 +29,12 @@ def _group() -> None:
 @app.command()
 def editing(
     model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
-    number: Annotated[int, typer.Option("-n", min=1, help="Edits of each task.")] = 1,
+    cases: Annotated[
+        Path | None, typer.Option(help="Folder of PIE-Bench or TEdBench; default edits of the world.")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option("-n", min=1, help="Edits of each task, default 1; of a folder, default all.")
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Such as replace or background; may be given again. Default all seven.")
     ] = None,
@@ -53,32 +61,34 @@ def editing(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every inversion with every editor on edits of the world, whose true results are known.
+    """Every inversion with every editor on one set of edits: of the world, where truth is known, or of a folder.
 
     Pairs that do not go together are listed with the reason.
     """
     limit(threads)
     from suffuse import load
-    from suffuse.editing import EditEval, leaderboard
+    from suffuse.editing import leaderboard
     from suffuse.editing import photographs as photos
-    from suffuse.editing.edit_eval import TASKS
+    from suffuse.editing.edit_judge import ReaderJudge
     from suffuse.editing.survey import Known, Survey, editors, inverters
-    from suffuse.evaluation.clip import CLIPScore
+    from suffuse.evaluation.clip import CLIPScore, DirectionalCLIP
     from suffuse.evaluation.image import PSNR, SSIM
     from suffuse.evaluation.lpips import LPIPS
     from suffuse.evaluation.structure import DINOKeys, ReaderPatches, StructureDistance
 
     learned = [LPIPS(*map(str, lpips))] if lpips else []
+    loaded = load(model)
     survey = Survey(
-        load(model),
-        EditEval(number, tuple(task or TASKS), seed=seed)[:],
+        loaded,
+        _cases(cases, number, task, seed, loaded.defaults.size),
         steps=steps,
         guidance=guidance_of(guidance),
         sampler=plugin(sampler),
         seed=seed,
         kept=[PSNR("outside"), SSIM("outside"), *learned],
-        text=[CLIPScore(str(clip))] if clip else [],
+        text=[CLIPScore(str(clip)), DirectionalCLIP(str(clip))] if clip else [],
         structure=StructureDistance(DINOKeys(str(dino)) if dino else ReaderPatches()),
+        marks=None if cases else ReaderJudge(),
     )
     inversions = Known(tuple(map(plugin, inversion)), {}) if inversion else inverters()
     chosen = Known(tuple(map(plugin, editor)), {}) if editor else editors()
@@ -102,8 +112,28 @@ def editing(
         show(_lines(found), title="photographs, reconstructed")
 
 
+def _cases(
+    folder: Path | None, number: int | None, task: list[str] | None, seed: int, size: tuple[int, int]
+) -> Sequence[EditCase]:
+    """Edits of the world, or the first of a folder, at the model's own size."""
+    from suffuse.editing import EditEval, PIEBench, TEdBench
+    from suffuse.editing.edit_eval import TASKS
+
+    if folder is None:
+        return EditEval(number or 1, tuple(task or TASKS), seed=seed)[:]
+    if (folder / "input_list.json").exists():
+        if task:
+            raise BadInput(f"task={task}: TEdBench has no tasks; leave it out")
+        found: Sequence[EditCase] = TEdBench(str(folder))
+    else:
+        found = PIEBench(str(folder), tuple(task or ()))
+    return [case.resized(size) for case in found[:number]]
+
+
 def _say(row: Row) -> None:
-    print(f"{row.inversion or '-'} with {row.editor or '-'}: {row.refused or row.figures['score']}", flush=True)
+    figure = next(iter(row.figures.items()), None)
+    told = row.refused or (figure and f"{figure[0]} {figure[1]}")
+    print(f"{row.inversion or '-'} with {row.editor or '-'}: {told}", flush=True)
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

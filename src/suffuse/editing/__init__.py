@@ -60,6 +60,7 @@ __getattr__, __dir__ = lazy(
         "MaskedBlend": "masked_blend",
         "NullText": "null_text",
         "PIEBench": "pie_bench",
+        "TEdBench": "te_bench",
         "Pix2PixZero": "pix2pix_zero",
         "edit_direction": "pix2pix_zero",
         "PlugAndPlay": "plug_and_play",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -33,3 +34,16 @@ class EditCase:
     wanted: str = ""
     truth: Tensor | None = None
     instruction: str = ""
+
+    def resized(self, size: tuple[int, int]) -> EditCase:
+        """The case with pictures of another height and width; a pixel is to change where most of it was."""
+
+        def picture(pixels: Tensor) -> Tensor:
+            found = F.interpolate(pixels[None], size, mode="bicubic", antialias=True, align_corners=False)
+            return found[0].clamp(-1, 1)
+
+        if tuple(self.image.shape[-2:]) == size:
+            return self
+        mask = F.interpolate(self.mask[None, None].float(), size, mode="area")[0, 0] >= 0.5
+        truth = None if self.truth is None else picture(self.truth)
+        return replace(self, image=picture(self.image), mask=mask, truth=truth)

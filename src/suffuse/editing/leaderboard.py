@@ -28,8 +28,11 @@ STYLE = (
 
 
 def record(survey: Survey, rows: Sequence[Row], photographs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Everything as plain data, the best score first; all but seconds and versions is the same when run again."""
-    ranked = sorted(rows, key=lambda row: (bool(row.refused), -row.figures["score"].mean if row.figures else 0.0))
+    """Everything as plain data, the best score first, where there is one; all but seconds and versions is the same when
+    run again."""
+    ranked = sorted(
+        rows, key=lambda row: (bool(row.refused), -row.figures["score"].mean if "score" in row.figures else 0.0)
+    )
     return {
         "model": survey.model.name,
         "fingerprint": survey.model.fingerprint,

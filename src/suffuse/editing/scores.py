@@ -41,20 +41,21 @@ def scores(
         images: (B, 3, H, W) edits in [-1, 1].
         structure: compares layouts, with the DINO keys of the paper or with the reader.
         kept: measured outside of the region; LPIPS may be added.
-        text: agreement with the target prompt, such as CLIPScore, on the whole and on the edited part.
+        text: agreement with the prompts, such as CLIPScore and DirectionalCLIP, on the whole and on the edited part.
     """
     if len(cases) != len(images):
         raise BadInput(f"images: {len(images)} for {len(cases)} cases; give one each")
     before, mask = torch.stack([c.image for c in cases]).to(images), torch.stack([c.mask for c in cases])
-    prompts = [c.target for c in cases]
-    figures = dict(evaluate(Pictures(images, prompts, before, mask), [structure, *text]).figures)
+    prompts, sources = [c.target for c in cases], [c.source for c in cases]
+    figures = dict(evaluate(Pictures(images, prompts, before, mask, sources), [structure, *text]).figures)
     partial = (~mask).flatten(1).any(1)
     if bool(partial.any()):
         figures |= evaluate(Pictures(images[partial], (), before[partial], mask[partial]), kept).figures
     edited = mask.flatten(1).any(1).nonzero()[:, 0]
     if text and len(edited):
-        shown = torch.where(mask[edited, None], images[edited], -1.0)
-        parts = evaluate(Pictures(shown, [prompts[i] for i in edited.tolist()]), text).figures
+        shown, hidden = (torch.where(mask[edited, None], v[edited], -1.0) for v in (images, before))
+        said, told = ([texts[i] for i in edited.tolist()] for texts in (prompts, sources))
+        parts = evaluate(Pictures(shown, said, hidden, sources=told), text).figures
         figures |= {f"{name} inside": value for name, value in parts.items()}
     return Report(figures)
 

@@ -88,12 +88,12 @@ class Survey:
 
     Args:
         model: a loaded model.
-        cases: edits whose targets the reader can read.
+        cases: edits; their pictures have one size.
         steps, guidance, sampler, seed: of every run.
         kept: measured outside of the region; LPIPS may be added.
         text: agreement with the target, such as CLIPScore.
         structure: compares layouts.
-        marks: who gives the score.
+        marks: who gives the score; None for cases whose targets the reader cannot read, which have none.
 
     Example:
         >>> Survey(model, EditEval(1)[:], steps=10).pair(Start(DirectInversion()), PromptToPrompt())
@@ -110,7 +110,7 @@ class Survey:
     kept: Sequence[Metric] = KEPT
     text: Sequence[Metric] = ()
     structure: Metric = StructureDistance()
-    marks: EditJudge = ReaderJudge()
+    marks: EditJudge | None = ReaderJudge()
 
     def __post_init__(self) -> None:
         if len(self.cases) < 2:
@@ -177,14 +177,14 @@ class Survey:
         except SuffuseError as error:
             return Row(inversion, editor, str(error))
         n, images = len(self.cases), spent.pixels.clamp(-1, 1).float().cpu()
-        total = self.marks(self.cases, images).total
-        kinds = dict.fromkeys(c.kind for c in self.cases)
-        tasks = {kind: total[[c.kind == kind for c in self.cases]].mean().item() for kind in kinds}
-        figures = {
-            "score": statistics.mean(total.numpy()).under("1 to 10"),
-            "target accuracy": statistics.proportion(shown(self.cases, images).numpy()).under("whole target, reader"),
-            **scores(self.cases, images, kept=self.kept, text=self.text, structure=self.structure).figures,
-        }
+        figures = dict(scores(self.cases, images, kept=self.kept, text=self.text, structure=self.structure).figures)
+        tasks: dict[str, float] = {}
+        if self.marks is not None:
+            total = self.marks(self.cases, images).total
+            kinds = dict.fromkeys(c.kind for c in self.cases)
+            tasks = {kind: total[[c.kind == kind for c in self.cases]].mean().item() for kind in kinds}
+            found = statistics.proportion(shown(self.cases, images).numpy()).under("whole target, reader")
+            figures = {"score": statistics.mean(total.numpy()).under("1 to 10"), "target accuracy": found, **figures}
         return Row(inversion, editor, "", figures, tasks, spent.evaluations / n, spent.seconds / n, images)
 
     @cached_property

@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "CLIPScore": "clip",
+        "DirectionalCLIP": "clip",
         "VendiScore": "diversity",
         "HighFrequencyShare": "diversity",
         "PrincipalFeatures": "principal",

@@ -1,17 +1,19 @@
-"""CLIP score: agreement of pictures with their captions in a CLIP model of the user's."""
+"""Agreement of pictures, and of changes of pictures, with captions, in a CLIP model of the user's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from suffuse.core.errors import Damaged, Refused
+from suffuse.core.errors import BadInput, Damaged, Refused
 from suffuse.core.files import sha256
 from suffuse.core.registry import method
 
@@ -66,11 +68,67 @@ class CLIPScore(Scored):
 
     def score(self, pictures: Pictures) -> Tensor:
         texts = [str(caption) for caption in pictures.said(self.name)]
-        model, tokenizer, processor, _ = _load(self.folder)
-        bytes_ = (pictures.unit * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        pixels = processor([Image.fromarray(image) for image in bytes_], return_tensors="pt")["pixel_values"]
-        longest = model.config.text_config.max_position_embeddings
-        words = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        with torch.no_grad():
-            out = model(input_ids=words["input_ids"], attention_mask=words["attention_mask"], pixel_values=pixels)
-        return 100 * torch.cosine_similarity(out.image_embeds.double(), out.text_embeds.double()).clamp(min=0)
+        seen, said = embedded_pictures(self.folder, pictures.images), embedded_texts(self.folder, texts)
+        return 100 * (seen * said).sum(1).clamp(min=0)
+
+
+@method(tags=("metric", "editing"))
+@dataclass(frozen=True)
+class DirectionalCLIP(Scored):
+    """cos(E(image) - E(reference), E(caption) - E(source)): whether a picture changed as its caption did.
+
+    The embeddings have length 1. A picture that did not change scores 0.
+
+    Args:
+        folder: of a CLIP model as transformers saves it.
+
+    Example:
+        >>> evaluate(Pictures(after, ["a dog"], before, sources=["a cat"]), [DirectionalCLIP("clip-vit-base-patch32/")])
+        >>> edit_ensemble(model, "cat.png", "a cat", "a dog", rank=DirectionalCLIP("clip-vit-base-patch32/").rank)
+
+    Reference: Gal et al., StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators, 2108.00946.
+    """
+
+    folder: str
+
+    @property
+    def name(self) -> str:
+        return "directional CLIP"
+
+    @property
+    def protocol(self) -> str:
+        return CLIPScore(self.folder).protocol
+
+    def score(self, pictures: Pictures) -> Tensor:
+        after = [str(caption) for caption in pictures.said(self.name)]
+        pictures.pairs(self.name)
+        assert pictures.references is not None
+        seen = [embedded_pictures(self.folder, v) for v in (pictures.images, pictures.references)]
+        if not pictures.sources:
+            raise BadInput(f"sources: none, and {self.name} compares with them; give Pictures(images, sources=...)")
+        said = [embedded_texts(self.folder, v) for v in (after, [str(caption) for caption in pictures.sources])]
+        return torch.cosine_similarity(seen[0] - seen[1], said[0] - said[1])
+
+    def rank(self, before: Tensor, after: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
+        """(B,) scores of edits (B, 3, H, W), as `edit_ensemble` takes them."""
+        return self.score(Pictures(after, target, before, sources=source))
+
+
+@torch.no_grad()
+def embedded_pictures(folder: str, images: Tensor) -> Tensor:
+    """(B, d) of length 1, float64, of pictures (B, 3, H, W) in [-1, 1]."""
+    model, _, processor, _ = _load(folder)
+    bytes_ = ((images.double() / 2 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    shown = [Image.fromarray(image) for image in bytes_.cpu().numpy()]
+    pixels = processor(shown, return_tensors="pt")["pixel_values"]
+    return F.normalize(model.visual_projection(model.vision_model(pixels).pooler_output).double(), dim=1)
+
+
+@torch.no_grad()
+def embedded_texts(folder: str, texts: Sequence[str]) -> Tensor:
+    """(B, d) of length 1, float64."""
+    model, tokenizer, _, _ = _load(folder)
+    longest = model.config.text_config.max_position_embeddings
+    words = tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    found = model.text_model(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
+    return F.normalize(model.text_projection(found.pooler_output).double(), dim=1)

@@ -21,12 +21,14 @@ class Pictures:
         captions: B texts or captions of the world; empty where there are none.
         references: (B, C, H, W) the picture that each should equal, or None.
         mask: (B, 1, H, W) or (B, H, W), true or 1 on a region such as the edited one, or None.
+        sources: B captions of the references; empty where there are none.
     """
 
     images: Tensor
     captions: Sequence[Any] = ()
     references: Tensor | None = None
     mask: Tensor | None = None
+    sources: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -37,6 +39,8 @@ class Pictures:
             raise BadInput(f"references: shape {tuple(self.references.shape)} for images {shape}; give the same shape")
         if self.captions and len(self.captions) != n:
             raise BadInput(f"captions: {len(self.captions)} for {n} images; give one each")
+        if self.sources and len(self.sources) != n:
+            raise BadInput(f"sources: {len(self.sources)} for {n} images; give one each")
         if self.mask is not None:
             mask = self.mask[:, None] if self.mask.ndim == 3 else self.mask
             if mask.shape != (n, 1, *size):
@@ -47,8 +51,8 @@ class Pictures:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> Pictures:
-        some = [None if v is None else v[rows] for v in (self.references, self.mask)]
-        return Pictures(self.images[rows], self.captions[rows], *some)
+        references, mask = (None if v is None else v[rows] for v in (self.references, self.mask))
+        return Pictures(self.images[rows], self.captions[rows], references, mask, self.sources[rows])
 
     def batches(self, size: int) -> Iterator[Pictures]:
         """The same pictures, at most `size` at a time."""
