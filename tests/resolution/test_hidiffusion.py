@@ -7,13 +7,18 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 
-from suffuse import sample
+from suffuse import Cond, sample
 from suffuse.adapters import LoRA
+from suffuse.backbones import family_of
 from suffuse.caching import DeepCache
+from suffuse.core.denoiser import Network
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.patch import Patch
+from suffuse.core.prediction import EPS
 from suffuse.guidance import CFG
+from suffuse.processes import Table
 from suffuse.resolution import MSWMSA, RAUNet, VariableSize
 from suffuse.resolution.window_attention import windows
 from suffuse.samplers import DDIM
@@ -73,6 +78,39 @@ def test_stages_follow_the_step_and_the_size():
     sides = Sides()
     run("unet", 16, RAUNet(level=0).during(0.2, 0.4), sides, n=1)
     assert [s[-1] for s in sides.seen["mid_block.resnets.0"]] == [8, 4, 8, 8, 8]
+
+
+def test_the_first_stage_is_at_the_outermost_level_that_attends():
+    """SDXL's outermost level has no attention; its network strides one level further in, with the stages exchanged."""
+    types = {
+        "SD1": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "SDXL": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "none": ("DownBlock2D",) * 3,
+    }
+    found = {}
+    for name, down in types.items():
+        up = tuple(kind.replace("Down", "Up") for kind in down[::-1])
+        net = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 8, 8), layers_per_block=1, cross_attention_dim=8, norm_num_groups=4,
+            attention_head_dim=4, down_block_types=down, up_block_types=up,
+        )  # fmt: skip
+        denoiser = Network(net, family_of(net), Table(), EPS)
+        sites = RAUNet().sites(denoiser.sites)
+        found[name] = next(s.name for s in sites if s.note.startswith("stride")), sites[0].note
+        told = Cond({"text": torch.zeros(1, 2, 8)})
+        steps = {}
+        for level in (None, 0, 1):
+            sides = Sides()
+            x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+            sample(denoiser, x, sampler=DDIM(), steps=5, cond=told, patches=[RAUNet(level=level), sides])
+            steps[level] = [v[-1] for v in sides.seen["mid_block.resnets.0"]]
+        assert steps[None] == steps[1 if name == "SDXL" else 0]
+        assert steps[0] == [2, 2, 4, 4, 4] and steps[1] == [2, 2, 4, 4, 4]
+    assert found == {
+        "SD1": ("down_blocks.0.downsamplers.0", ""),
+        "SDXL": ("down_blocks.1.downsamplers.0", "inner"),
+        "none": ("down_blocks.0.downsamplers.0", ""),
+    }
 
 
 @pytest.mark.parametrize("patch", [STRIDED, POOLED, BOTH])

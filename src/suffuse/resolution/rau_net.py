@@ -33,13 +33,15 @@ class RAUNet(Patch):
     back bicubically ahead of the last one. Sides that do not divide come back at the size of the skip, too.
 
     Left at None, a stage is what the paper has for the size: none at the native area or below; strided until T1 = 0.4
-    of the run; from 4x the side on until T1 = 0.7, pooled until T2 = 0.3. With `level=1`, as for SDXL, the stages
-    exchange: strided until 0.16 and pooled from there until T1; from 4x the side on strided until T2, pooled until T1.
+    of the run; from 4x the side on until T1 = 0.7, pooled until T2 = 0.3. Where the first stage is not at the outermost
+    level, as in SDXL, the stages exchange: strided until 0.16 and pooled from there until T1; from 4x the side on
+    strided until T2, pooled until T1.
 
     Args:
         strided: window of the first stage at any size, in shares of the run; (0, 0) is never.
         pooled: window of the second stage.
-        level: of the downsampler of the first stage, 0 is the outermost.
+        level: of the downsampler of the first stage, 0 is the outermost; None follows the network: the outermost level
+            with attention, which is 0 in SD1.5 and SD2 and 1 in SDXL.
 
     Raises:
         BadInput: a window or level that cannot be. Refused: a network without down- and upsamplers.
@@ -50,12 +52,13 @@ class RAUNet(Patch):
     Reference: Zhang et al., HiDiffusion: Unlocking High-Resolution Creativity and Efficiency in Low-Resolution Trained
     Diffusion Models, 2311.17528.
 
-    Differs from the paper: sizes up to the native area are left alone.
+    Differs from the paper: sizes up to the native area are left alone; levels follow from the network instead of a
+    list of released ones.
     """
 
     strided: Window | None = None
     pooled: Window | None = None
-    level: int = 0
+    level: int | None = None
 
     def __post_init__(self) -> None:
         for window in (self.strided, self.pooled):
@@ -70,11 +73,12 @@ class RAUNet(Patch):
         downs, ups = net.of("unit", role="down"), net.of("unit", role="up")[::-1]
         if not downs or len(downs) != len(ups):
             raise Refused(f"{self}: this network has no down- and upsamplers in pairs; use a UNet")
-        if not 0 <= self.level < len(downs):
+        level = min(_outermost(net), len(downs) - 1) if self.level is None else self.level
+        if not 0 <= level < len(downs):
             raise BadInput(f"{self}: this UNet has downsamplers at levels 0 to {len(downs) - 1}; give one of them")
-        found = [net.root]
+        found = [replace(net.root, note="inner" if level else "")]
         for k, (down, up) in enumerate(zip(downs, ups, strict=True)):
-            found += [replace(down, note=f"down {k}"), replace(up, note=f"up {k}")]
+            found += [replace(down, note=f"{'stride' if k == level else 'down'} {k}"), replace(up, note=f"up {k}")]
         encoder = net.of("block", stage="down")[1]
         decoder = net.of("block", stage="up")[-2]
         pool, unpool = _layers(net, encoder)[0], _layers(net, decoder)[-2]
@@ -82,7 +86,7 @@ class RAUNet(Patch):
 
     def around(self, call: Call) -> Any:
         if call.site.kind == "root":
-            call.scratch[RAUNet] = self._stages(SizeContext.at(call))
+            call.scratch[RAUNet] = self._stages(SizeContext.at(call), call.site.note == "inner")
             return call()
         strided, pooled = call.scratch[RAUNet]
         if not (strided or pooled):
@@ -100,18 +104,25 @@ class RAUNet(Patch):
                 out = call()
                 size = call.scratch.get((RAUNet, "pool"))
                 return out if size is None else _with_image(out, F.interpolate(_image(out), size, mode="bicubic"))
-            case "down":
+            case "down" | "stride":
                 h = call["image"]
                 call.scratch[RAUNet, level] = h.shape[-2:]
-                return call(image=h[..., ::2, ::2]) if strided and int(level) == self.level else call()
+                return call(image=h[..., ::2, ::2]) if strided and action == "stride" else call()
         return call()
 
-    def _stages(self, size: SizeContext) -> tuple[bool, bool]:
+    def _stages(self, size: SizeContext, inner: bool) -> tuple[bool, bool]:
         """Whether each stage is on."""
-        own = _windows(size, self.level > 0)
+        own = _windows(size, inner)
         windows = (o if given is None else given for given, o in zip((self.strided, self.pooled), own, strict=True))
         strided, pooled = (size.during(*window) for window in windows)
         return strided, pooled
+
+
+def _outermost(net: Sites) -> int:
+    """The level of the first block of the encoder that attends; 0 where none does."""
+    blocks = [block.name for block in net.of("block", stage="down")]
+    names = [site.name for site in net.attention()]
+    return next((k for k, block in enumerate(blocks) if any(name.startswith(f"{block}.") for name in names)), 0)
 
 
 def _windows(size: SizeContext, inner: bool) -> tuple[Window, Window]:
