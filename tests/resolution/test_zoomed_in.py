@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import suffuse
+from suffuse.adapters import EncodedInput
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.noise import Keyed
 from suffuse.layout import ControlNet
@@ -100,6 +101,17 @@ def test_soft_embeddings_reach_models_that_read_them():
     assert torch.equal(zoomed(model=MODEL.with_(CONTROL, SOFT.scaled(0.0))).pictures, without.pictures)
 
 
+def test_windows_are_encoded_by_themselves():
+    wide = EncodedInput(4).on(MODEL.denoiser)
+    torch.nn.init.normal_(wide.parts[0].weight, generator=torch.Generator().manual_seed(1))
+    model = MODEL.with_(wide)
+    whole, half = (zoomed(v, model, factor=1.0, windows=LocalPrompts(stride=1.0), colours=None) for v in
+                   (torch.cat([PICTURES, PICTURES.flip(0)], 3), PICTURES))  # fmt: skip
+    assert whole.tags.scores.shape[1:3] == (1, 2) and whole.pictures.shape[3] == 128
+    blind = zoomed(0 * PICTURES, model, factor=1.0, colours=None)
+    assert (blind.pictures - half.pictures).abs().max() > 0.1
+
+
 def test_colours_are_those_of_the_degraded_picture():
     fixed, plain = zoomed(factor=1.0, colours=adain), zoomed(factor=1.0, colours=None)
     errors = [(f.pictures.mean((2, 3)) - PICTURES.mean((2, 3))).abs().max() for f in (fixed, plain)]
@@ -112,7 +124,7 @@ def test_seeds_repeat():
 
 
 def test_refusals():
-    with pytest.raises(Refused, match="control"):
+    with pytest.raises(Refused, match="degraded picture"):
         ZoomedIn(MODEL, TAGGER)
     with pytest.raises(BadInput, match="factor"):
         ZoomedIn(VIEW, TAGGER, factor=0.5)

@@ -7,6 +7,7 @@ import torch
 
 import suffuse
 from suffuse import conditioning, editing, noise
+from suffuse.adapters import EncodedInput
 from suffuse.caching import (
     BAC,
     RAS,
@@ -181,6 +182,11 @@ def enlarger():
     return Subject(ZoomedIn(model.with_(ControlNet(widths=(4, 8, 8)).on(model.denoiser)), tagger(), steps=1))
 
 
+def encoded(name, n):
+    """A picture of the state's size."""
+    return Cond({"encoded": states(name, ROWS + 1)[1 : n + 1, :3]})
+
+
 def told(name, n):
     """What each of four windows is told."""
     base, more = fixtures.conditions(name, n), fixtures.conditions(name, 4 * n)
@@ -255,6 +261,7 @@ EXAMPLES = {
     "DilatedSampling": lambda: Subject(DilatedSampling(4, batch=4)),
     "KeepStatistics": lambda: Subject(KeepStatistics(), guided),
     "DegradationAwareTagger": lambda: Subject(tagger()),
+    "EncodedInput": lambda: Subject(EncodedInput(3), encoded),
     "LocalPrompts": lambda: Subject(LocalPrompts(4, stride=1.0, batch=4), told),
     "ZoomedIn": enlarger,
     "LowBand": lambda: Subject(LowBand(), guided),

@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Biases": "biases",
+        "EncodedInput": "encoded_input",
         "FullWeight": "direct",
         "IA3": "direct",
         "Norms": "direct",

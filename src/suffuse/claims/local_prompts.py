@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from suffuse.adapters import EncodedInput
 from suffuse.core.cond import Cond
 from suffuse.core.model import Model
 from suffuse.core.noise import Keyed
@@ -17,7 +19,6 @@ from suffuse.evaluation.features import ReaderFeatures, load_reader
 from suffuse.evaluation.frechet import frechet
 from suffuse.evaluation.moments import Moments
 from suffuse.guidance import CFG
-from suffuse.layout import ControlNet
 from suffuse.personalization import ImagePrompt
 from suffuse.resolution import DegradationAwareTagger, LocalPrompts, TagReader, ZoomedIn
 from suffuse.resolution.bench import agreement, seam_energy
@@ -63,8 +64,9 @@ def zoomed_in(seed: int) -> Table:
     """Scenes of 4 x 4 native pictures, blurred, reduced to 64 px, noisy and compressed, made 256 px again.
 
     Trained here: the tagger, 400 steps of 32 crops from the bundled reader, to say of a degraded crop what that reader
-    says of the clean one; and beside the frozen `shapes` a control branch that reads the degraded crop with an
-    attention to the tagger's soft embeddings, 1000 steps of 16 crops whose prompts are the clean ones' tags. Then 8
+    says of the clean one; and a copy of `shapes` that reads the encoded degraded crop beside its state and the tagger's
+    soft embeddings beside its prompts, 1000 steps of 16 crops whose prompts are the clean ones' tags. (A control branch
+    beside the frozen network did not yet follow the crop after 300 steps.) Windows are then run without training: 8
     pictures are enlarged by windows at 5/8 of their side from each other, 12 DDIM steps, CFG 3, wavelet colours, with
     prompts of the tuned tagger for each window; with one prompt, read from the whole picture, for all; with prompts of
     the plain reader; and with none. The same noise for all.
@@ -163,7 +165,7 @@ def _crops(seed: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """A model of native pictures with what was trained beside it, and taggers before and after their tuning."""
+    """A model of native pictures that follows degraded ones, and taggers before and after their tuning."""
 
     model: Model
     tagger: DegradationAwareTagger
@@ -177,37 +179,35 @@ class World:
         pairs = Shuffled(clean, Cond({"source": degraded}), 32, seed)
         tagger = DegradationAwareTagger.fit(teacher, pairs, steps=TAGGER_STEPS, seed=seed)
         plain = DegradationAwareTagger(teacher)
-        return World(_branched(mw.model(), clean, degraded, plain, tagger, seed), tagger, plain)
+        return World(_following(mw.model(), clean, degraded, plain, tagger, seed), tagger, plain)
 
     def enlarger(self, tagger: DegradationAwareTagger) -> ZoomedIn:
         """64 to 256 px with prompts of this tagger."""
         return ZoomedIn(self.model, tagger, windows=WINDOWS, guidance=CFG(mw.GUIDANCE), steps=STEPS)
 
 
-def _branched(
+def _following(
     loaded: Model, clean: Tensor, degraded: Tensor, labels: DegradationAwareTagger, tagger: DegradationAwareTagger,
     seed: int,
 ) -> Model:  # fmt: skip
-    """The model with a branch that has learnt to follow degraded crops."""
+    """A copy of the model that has learnt to follow degraded crops."""
+    net = copy.deepcopy(loaded.denoiser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        control = ControlNet(widths=(16, 32, 96)).on(loaded.denoiser)
-        soft = ImagePrompt("soft").on(loaded.denoiser)
+        wide, soft = EncodedInput().on(net), ImagePrompt("soft").on(net)
     prompts = [tagger.network.prompt(tags) for part in clean.split(64) for tags in labels(part).hard]
     with torch.no_grad():
-        states = torch.cat([loaded.encode(part) for part in clean.split(64)])
-    told = {"control": degraded / 2 + 0.5, "soft": torch.cat([tagger(part).soft for part in degraded.split(64)])}
-    view = loaded.with_(control, soft)
+        states, encoded = (torch.cat([loaded.codec.encode(part)[0] for part in v.split(64)]) for v in (clean, degraded))
+    told = {"encoded": encoded, "soft": torch.cat([tagger(part).soft for part in degraded.split(64)])}
+    roles = {"model": net.with_(wide, soft), "net": net, "wide": wide, "soft": soft}
     phase = Phase(
-        Denoising(times=NormalLogNoise(), dropout=0.1), trains=("control", "soft"),
+        Denoising(times=NormalLogNoise(), dropout=0.1), trains=("net", "wide", "soft"),
         optim=Muon(lr=1e-3, schedule=WarmupDecay(30, 0.4)),
     )  # fmt: skip
-    roles = {"model": view.denoiser, "control": control, "soft": soft}
     source = Shuffled(states, loaded.condition(prompts) | told, 16, seed)
     for _ in Trainer(roles, phase, seed=seed, precision="bf16").fit(source, BRANCH_STEPS):
         pass
-    control.eval(), soft.eval()
-    return view
+    return replace(loaded, denoiser=roles["model"].eval())
 
 
 # what is measured -----------------------------------------------------------------------------------------------------

@@ -59,12 +59,13 @@ class ZoomedIn:
 
     The bicubically enlarged picture y is cut into windows of the model's native size. The tagger reads each: its hard
     tags become the window's prompt, none where there are none, its soft embeddings the condition "soft" of models that
-    read it. That is done once; every step then asks about all windows, each with its crop of y as "control", and
-    averages (`LocalPrompts`). Tagger, network and decoder see some windows at a time, however large the picture.
+    read it. That is done once; every step then asks about all windows, each with its crop of y as "control", or
+    "encoded", and averages (`LocalPrompts`). Tagger, network and decoder see some windows at a time, however large the
+    picture.
 
     Args:
-        model: with a control branch for degraded pictures, `model.with_(branch)`, see `ControlNet`; for soft embeddings
-            with `ImagePrompt("soft")` too.
+        model: that follows a degraded picture: `model.with_(branch)` with a `ControlNet` or an `EncodedInput`; for soft
+            embeddings with `ImagePrompt("soft")` too.
         tagger: what reads the windows.
         factor: enlargement, 1 or more.
         windows: where they lie and what they weigh.
@@ -98,8 +99,8 @@ class ZoomedIn:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor >= 1.0):
             raise BadInput(f"factor={self.factor}: give 1 or more")
-        if "control" not in self._reads:
-            raise Refused("model: nothing in it reads cond['control']; give model.with_(branch), see ControlNet")
+        if not self._reads & {"control", "encoded"}:
+            raise Refused("model: nothing in it reads a degraded picture; give model.with_(branch), see ControlNet")
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, *, noise: Noise | int = 0, samples: Sequence[int] | None = None) -> Zoomed:
@@ -122,7 +123,7 @@ class ZoomedIn:
         size = y.shape[2] // factor, y.shape[3] // factor
         windows = replace(self.windows, window=side)
         own, tags = self._read(y, [[_times(factor, box) for box in row] for row in windows.boxes(size, (side, side))])
-        told = model.condition([None] * len(y)) | {"control": y / 2 + 0.5}
+        told = model.condition([None] * len(y)) | self._given(control=y / 2 + 0.5)
         shape = (len(y), *model.codec.space.shape((y.shape[2], y.shape[3])))
         run = sample(
             model.denoiser, shape, sampler=self.sampler, steps=self.steps or model.defaults.steps,
@@ -155,14 +156,22 @@ class ZoomedIn:
         whole = None if self.local else self.tagger(y)
         found = [[whole or self.tagger(box.of(y)) for box in row] for row in boxes]
         hard = [[[tags.hard[b] for tags in row] for row in found] for b in range(len(y))]
-        scores, soft = (
-            torch.stack([torch.stack([getattr(tags, name) for tags in row], 1) for row in found], 1)
-            for name in ("scores", "soft")
-        )
+        scores, soft = (_grid([[getattr(t, name) for t in row] for row in found]) for name in ("scores", "soft"))
         prompts = [self.tagger.network.prompt(tags) for picture in hard for row in picture for tags in row]
         told = self.model.condition(prompts, truncate=True).entries
         own = {name: entry.unflatten(0, scores.shape[:3]) for name, entry in told.items()}
-        return Cond({**own, "soft": soft} if "soft" in self._reads else own), TagMap(boxes, hard, scores)
+        if "encoded" in self._reads:
+            own["encoded"] = _grid([[self.model.codec.encode(box.of(y))[0] for box in row] for row in boxes])
+        return Cond({**own, **self._given(soft=soft)}), TagMap(boxes, hard, scores)
+
+    def _given(self, **entries: Tensor) -> dict[str, Tensor]:
+        """Those that the model reads."""
+        return {name: entry for name, entry in entries.items() if name in self._reads}
+
+
+def _grid(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(B, rows, columns, ...) of what (B, ...) each window has."""
+    return torch.stack([torch.stack(list(row), 1) for row in rows], 1)
 
 
 def _times(factor: int, box: Box) -> Box:
