@@ -81,4 +81,5 @@ def compiled(net: nn.Module) -> Any:
     Torch counts compilations by code, which all networks of a class share, and runs what comes after the eighth as it
     is without a word: so this one counts for itself, and further.
     """
-    return torch.compile(net, dynamic=False, isolate_recompiles=True, recompile_limit=64)
+    own: Any = {"isolate_recompiles": True, "recompile_limit": 64}  # torch's types do not know them
+    return torch.compile(net, dynamic=False, **own)
