@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Flag, auto
@@ -53,11 +54,16 @@ class Setting:
         """Refuse a fitted thing elsewhere than where it was made, in the fields named by `on`."""
         for name in on:
             here, there = getattr(self, name), getattr(made_for, name)
-            if here != there:
+            if _plain(here) != _plain(there):
                 raise Refused(
                     f"{what} was fitted for {name} {_short(there)} and this run has {_short(here)}; "
                     "fit it again here, or run it as it was made"
                 )
+
+
+def _plain(v: Any) -> Any:
+    """CFG(w=3.0) and CFG(w=3) are one guidance."""
+    return re.sub(r"(?<![\w.])(\d+)\.0(?!\d)", r"\1", v) if isinstance(v, str) else v
 
 
 def _short(v: Any) -> str:
