@@ -72,17 +72,35 @@ class Bench:
 
         sampler, index = (of(Sampler) or [self.sampler])[0], torch.tensor(rows)
         guidance = reduce(operator.or_, of(Guidance)) if of(Guidance) else None
-        cond, hooks, patches = self.cond[index], of(Hook), of(Patch, Adapter)
+        hooks, patches = of(Hook), of(Patch, Adapter)
+        reading = {p: [k for part in p.bare for k in getattr(part, "reads", ()) if k in SEEN] for p in patches}
+        seen = {name: SEEN[name](self)[index] for names in reading.values() for name in names}
+        cond, other = self.cond[index] | seen, self.other[index] | seen
         if not edit:
             return sample(self.denoiser, self.x[index], sampler=sampler, steps=STEPS, cond=cond, guidance=guidance,
                           hooks=hooks, patches=patches, samples=rows).x  # fmt: skip
         inverter, *more = of(Inverter) or [DDIMInversion()]
         if more:
             raise Refused("an edit inverts in one way; give one inverter")
-        plan = Plan(self.denoiser, grid_of(self.denoiser.process, sampler, None, STEPS), sampler, guidance or CFG(3.0))
-        editors = [p for p in (*patches, *hooks) if p is not inverter]
-        found = decode(plan, inverter.encode(plan, self.x[index], cond), cond, self.other[index], editors)
+        net = self.denoiser.with_(*(p for p, names in reading.items() if names))
+        plan = Plan(net, grid_of(net.process, sampler, None, STEPS), sampler, guidance or CFG(3.0))
+        editors = [p for p in (*patches, *hooks) if p is not inverter and not reading.get(p)]
+        found = decode(plan, inverter.encode(plan, self.x[index], cond), cond, other, editors)
         return torch.cat([found.source, found.target])
+
+
+def _tokens(bench: Bench) -> Tensor:
+    """As wide as what cross-attention sees."""
+    net: Any = bench.denoiser
+    width = net.sites.attention("cross")[0].module.to_k.in_features
+    return bench.x.flatten(1)[:, : 2 * width].unflatten(1, (2, width))
+
+
+SEEN: Mapping[str, Callable[[Bench], Tensor]] = {
+    "control": lambda bench: bench.x[:, :3].sigmoid(),
+    "image_prompt": _tokens,
+}
+"""What patches read beside the prompt, by its name in the condition."""
 
 
 @cache
