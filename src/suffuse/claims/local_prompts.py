@@ -37,7 +37,7 @@ CELLS, SIDE = 4, 64
 """Native pictures to a side of a wide one, and their pixels."""
 
 DEGRADATION = RealWorld(4, blur=(0.5, 3.0), noise=(0.05, 0.2), quality=(30.0, 90.0))
-WIDE, CROPS, TAGGER_STEPS, BRANCH_STEPS = 96, 24, 400, 1000
+WIDE, CROPS, TAGGER_STEPS, MODEL_STEPS = 96, 24, 400, 1500
 """Wide pictures trained on, crops of each, steps of 32 and of 16."""
 
 READ, MADE, STEPS = 24, 8, 12
@@ -65,7 +65,7 @@ def zoomed_in(seed: int) -> Table:
 
     Trained here: the tagger, 400 steps of 32 crops from the bundled reader, to say of a degraded crop what that reader
     says of the clean one; and a copy of `shapes` that reads the encoded degraded crop beside its state and the tagger's
-    soft embeddings beside its prompts, 1000 steps of 16 crops whose prompts are the clean ones' tags. (A control branch
+    soft embeddings beside its prompts, 1500 steps of 16 crops whose prompts are the clean ones' tags. (A control branch
     beside the frozen network did not yet follow the crop after 300 steps.) Windows are then run without training: 8
     pictures are enlarged by windows at 5/8 of their side from each other, 12 DDIM steps, CFG 3, wavelet colours, with
     prompts of the tuned tagger for each window; with one prompt, read from the whole picture, for all; with prompts of
@@ -173,7 +173,7 @@ class World:
 
     @staticmethod
     def trained(seed: int) -> World:
-        """Seven minutes."""
+        """About ten minutes."""
         clean, degraded = _crops(seed)
         teacher = TagReader.of(load_reader(None)[0])
         pairs = Shuffled(clean, Cond({"source": degraded}), 32, seed)
@@ -205,7 +205,7 @@ def _following(
         optim=Muon(lr=1e-3, schedule=WarmupDecay(30, 0.4)),
     )  # fmt: skip
     source = Shuffled(states, loaded.condition(prompts) | told, 16, seed)
-    for _ in Trainer(roles, phase, seed=seed, precision="bf16").fit(source, BRANCH_STEPS):
+    for _ in Trainer(roles, phase, seed=seed, precision="bf16").fit(source, MODEL_STEPS):
         pass
     return replace(loaded, denoiser=roles["model"].eval())
 
