@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.call import Call
+from ..core.memory import mapped
 from ..core.patch import Patch
 from ..core.plugin import Needs
 from ..core.site import Site
@@ -38,7 +39,7 @@ class CachePolicy(Patch):
 
     def store(self, call: Call, value: Any) -> None:
         """Remember what a site computed, or what it added."""
-        call.memory["last"] = value if self.kept(call.site) else pytree.tree_map(hollow, value)
+        call.memory["last"] = value if self.kept(call.site) else mapped(hollow, value)
 
     def recall(self, call: Call) -> Any:
         """What is reused of what was remembered."""

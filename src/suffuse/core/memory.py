@@ -8,7 +8,7 @@ rows of the same batch were stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ def below(path: Path, name: str) -> Path:
 
 def take(value: Any, rows: Any) -> Any:
     """Rows of every tensor and coefficient of a batch-first pytree."""
-    return pytree.tree_map(lambda v: v[rows] if isinstance(v, (Tensor, Coef)) else v, value)
+    return mapped(lambda v: v[rows] if isinstance(v, (Tensor, Coef)) else v, value)
 
 
 def join(values: Sequence[Any]) -> Any:
@@ -64,8 +64,13 @@ def join(values: Sequence[Any]) -> Any:
     return pytree.tree_unflatten([one(c) for c in zip(*columns, strict=True)], spec[0])
 
 
-def _detach(value: Any) -> Any:
-    return pytree.tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """`function` of every leaf of a pytree; of a tensor, as most values are, at once."""
+    return function(value) if isinstance(value, Tensor) else pytree.tree_map(function, value)
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Memory:
             if len(stays) < len(block.rows):
                 block = Block(tuple(block.rows[i] for i in stays), take(block.value, torch.tensor(stays)), block.step)
             kept.append(block)
-        self.entries = {**self.entries, key: (*kept, Block(rows, _detach(value), step))}
+        self.entries = {**self.entries, key: (*kept, Block(rows, mapped(_detached, value), step))}
 
     def held(self, key: Any, rows: Rows) -> list[bool]:
         """For each row, whether it was stored."""
