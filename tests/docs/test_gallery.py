@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pkgutil import resolve_name
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from suffuse.core.environment import CHECKOUT
@@ -49,3 +51,12 @@ def test_pictures_stand_under_their_labels():
 def test_an_unknown_sheet_is_named():
     with pytest.raises(BadInput, match="no sheet shows 'CGF'.*CFG"):
         list(gallery.draw(CHECKOUT / "docs", ["CGF"]))
+
+
+def test_a_region_is_a_disc_around_the_first_object():
+    caption = "a red circle on a grey background"
+    given = gallery._arguments({"image": caption, "region": caption}, CHECKOUT)
+    inside = given["region"][0, 0] > 0
+    pixels = torch.from_numpy(np.array(given["image"])).float()
+    red = pixels[..., 0] - pixels[..., 1] > 60
+    assert red.any() and inside[red].all() and inside.sum() < 2 * red.sum()

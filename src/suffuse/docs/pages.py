@@ -10,14 +10,18 @@ from suffuse.core.errors import BadInput
 from suffuse.core.files import atomic_write
 
 from . import matrices
+from .editing_table import editing_page
 from .gallery import gallery_page
+from .memory import memory_page
 from .methods import methods_page
 from .nfe_quality import nfe_page
 from .papers import papers_page
 from .results import results_page
 
 PAGES: Mapping[str, Callable[[], str]] = {
+    "editing.md": lambda: editing_page(folder()),
     "gallery.md": lambda: gallery_page(folder()),
+    "memory.md": lambda: memory_page(folder()),
     "methods.md": methods_page,
     "nfe-quality.md": lambda: nfe_page(folder()),
     "papers.md": papers_page,
