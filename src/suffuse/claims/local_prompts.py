@@ -75,7 +75,8 @@ def zoomed_in(seed: int) -> Table:
     the cells of 24 other pictures, at the same threshold. Seam energy: squared differences at borders of windows that
     are not those of JPEG's blocks, which the input shows, over those elsewhere; beside it the same over that of
     the true pictures, whose objects have edges there too (1.18 [0.94, 1.45] in a first run, which asked this to be at
-    most 1.1, more than the card does). Patch Frechet distance: of the reader's features of the cells to those of the true ones.
+    most 1.1, more than the card does). Patch Frechet distance: of the reader's features of the
+    cells to those of the true ones.
     """
     world = World.trained(seed)
     tuned, plain = (_hits(tagger, seed) for tagger in (world.tagger, world.plain))
