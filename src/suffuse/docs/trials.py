@@ -98,6 +98,7 @@ def _tokens(bench: Bench) -> Tensor:
 
 SEEN: Mapping[str, Callable[[Bench], Tensor]] = {
     "control": lambda bench: bench.x[:, :3].sigmoid(),
+    "encoded": lambda bench: bench.x.flip(0),
     "image_prompt": _tokens,
 }
 """What patches read beside the prompt, by its name in the condition."""
