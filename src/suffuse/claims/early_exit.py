@@ -50,7 +50,7 @@ class Trained:
         "Frechet distance / fixed depth": at_most(0.8),
         "Spearman of u and error": at_least(0.5),
     },
-    budget=1500,
+    budget=1800,
 )
 def deediff(seed: int) -> Table:
     """Early exits of a U-ViT of 8 layers on 8x8 digits, trained here for 8000 steps of 32 with its heads.
