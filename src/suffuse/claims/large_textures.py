@@ -35,7 +35,7 @@ from .claim import Cell, Table, at_least, at_most, claim
 PART, GRID, KINDS, WIDTH = 16, 4, 4, 24
 """Pixels of a part's side, parts of a picture's side, kinds of texture, numbers of an embedding."""
 
-FIELDS, STEPS, PRIOR_STEPS, MADE, LABELLED = 128, 900, 300, 4, 48
+FIELDS, STEPS, PRIOR_STEPS, MADE, LABELLED = 128, 2700, 300, 4, 48
 WINDOWS, GUIDANCE = RepresentationGuided(window=8, stride=0.5), CFG(2.0)
 
 
@@ -49,7 +49,7 @@ WINDOWS, GUIDANCE = RepresentationGuided(window=8, stride=0.5), CFG(2.0)
         "corners of one kind, drawn / real": at_least(0.8),
         "accuracy with variants - without": at_least(0.02),
     },
-    budget=240,
+    budget=600,
 )
 def ssl_guided_large(seed: int) -> Table:
     """Fields of textures, 4x4 parts of 16 pixels, from grids of embeddings, against the nearest embedding per window.
@@ -128,7 +128,7 @@ class World:
 
     @staticmethod
     def trained(seed: int) -> World:
-        """Under three minutes."""
+        """Seven minutes."""
         pictures, kinds = fields(FIELDS, 1000 + seed)
         parts = _parts(pictures)
         features = PrincipalFeatures.fit(ReaderFeatures(), parts[::GRID], WIDTH)
