@@ -76,3 +76,6 @@ def test_the_flow_model_in_the_stock_pipeline_of_stable_diffusion_3(start: torch
     theirs = pipe(PROMPTS[0], **how, output_type="latent").images
     ours = suffuse.load("shapes-flow").generate(PROMPTS[0], **how).latents
     assert (ours - theirs).abs().max() < ROUNDING and theirs.std() > 0.5
+    pictures = pipe(PROMPTS[0], **how, output_type="pt").images
+    decoded = suffuse.load("shapes-flow").decode(ours).clamp(-1, 1) / 2 + 0.5
+    assert (decoded - pictures).abs().max() < ROUNDING

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ... import load
-from ...core.files import sha256, write_json
+from ...core.files import read_json, sha256, write_json
 from ...evaluation import Pictures, ReaderAccuracy, evaluate
 from ...world import frozen
 from .building import Figure, Figures
@@ -69,6 +69,10 @@ def write_card(
         measured: figures by name.
     """
     folder = Path(folder)
+    for path in folder.rglob("config.json"):
+        config = read_json(path)
+        if config.pop("_name_or_path", None):  # where a part lay when it was trained
+            write_json(path, config)
     files = {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     files.pop("card.json", None)
     card = {

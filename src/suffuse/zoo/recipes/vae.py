@@ -36,6 +36,7 @@ def network() -> AutoencoderKL:
         norm_num_groups=8,
         sample_size=64,
         scaling_factor=1.0,
+        shift_factor=0.0,  # which the pipeline of Stable Diffusion 3 adds
     )
     with torch.no_grad():
         vae.quant_conv.weight[4:] *= 0.1
