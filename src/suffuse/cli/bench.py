@@ -129,6 +129,7 @@ def sampler(
 def peers(
     model: Annotated[str, typer.Option(help="UNet or flow transformer on which all are compared.")] = "shapes",
     captions: Annotated[int, typer.Option(min=8, help="Validation captions, for quality.")] = 128,
+    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Pictures made in one timed call.")] = 4,
     rounds: Rounds = 5,
     compiled: Annotated[bool, typer.Option("--compiled", help="Let ours try torch.compile; takes minutes.")] = False,
     threads: Threads = None,
@@ -146,9 +147,9 @@ def peers(
     baseline, others = arms(model, compiled)
     loaded = load(model)
     shape = loaded.codec.space.shape(loaded.defaults.size)
-    found = table(compare(baseline, others, shape, captions=captions, rounds=rounds))
+    found = table(compare(baseline, others, shape, captions=captions, at_once=at_once, rounds=rounds))
     if output is not None:
-        write_json(output, {"model": model, "captions": captions, "rows": found, **versions(), **processor()})
+        write_json(output, {"model": model, "captions": captions, "at_once": at_once, "rows": found, **versions(), **processor()})
     show(found, as_json=as_json)
 
 
