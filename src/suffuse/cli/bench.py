@@ -149,7 +149,10 @@ def peers(
     shape = loaded.codec.space.shape(loaded.defaults.size)
     found = table(compare(baseline, others, shape, captions=captions, at_once=at_once, rounds=rounds))
     if output is not None:
-        write_json(output, {"model": model, "captions": captions, "at_once": at_once, "rows": found, **versions(), **processor()})
+        write_json(
+            output,
+            {"model": model, "captions": captions, "at_once": at_once, "rows": found, **versions(), **processor()},
+        )
     show(found, as_json=as_json)
 
 
