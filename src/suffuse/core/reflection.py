@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
@@ -117,8 +118,23 @@ def reflect(step: StepFunction, x: Value, at: Step, strong: Branch, weak: Branch
     return weak.of_step(step, at, moves)(y, at.aside("weak").back())
 
 
+class Branched(Plugin):
+    """A plug-in that asks on branches of its own, whose plug-ins and texts are its own, too."""
+
+    @property
+    @abstractmethod
+    def _branches(self) -> tuple[Branch, ...]: ...
+
+    @property
+    def bare(self) -> tuple[Plugin, ...]:
+        return self, *(inner for branch in self._branches for inner in branch.bare)
+
+    def prompts(self) -> Mapping[str, Prompt]:
+        return {k: v for branch in self._branches for k, v in branch.prompts().items()}
+
+
 @dataclass(frozen=True)
-class Reflection(Hook):
+class Reflection(Branched, Hook):
     """A hook that reflects under two settings, each said by what differs from the run."""
 
     strong: Given
@@ -132,13 +148,6 @@ class Reflection(Hook):
     @property
     def _branches(self) -> tuple[Branch, Branch]:
         return Branch.of(self.strong), Branch.of(self.weak)
-
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self, *(inner for branch in self._branches for inner in branch.bare)
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {k: v for branch in self._branches for k, v in branch.prompts().items()}
 
     def bind(self, setting: Setting) -> Self:
         strong, weak = (branch.bind(setting) for branch in self._branches)

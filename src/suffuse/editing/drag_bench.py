@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from ..core.predict import Predict
 from ..core.step import outside
 from ..core.value import Coef
 from ..images import mask_tensor, to_tensor
+from .cases import Cases
 from .feature_probe import FeatureProbe, bilinear, centres
 
 
@@ -43,7 +42,7 @@ class DragCase:
 
 
 @dataclass(frozen=True)
-class DragBench(Sequence[DragCase]):
+class DragBench(Cases[DragCase]):
     """The cases of a DragBench folder, category/sample/..., read one by one as they are asked for.
 
     Each sample has `original_image.png`, `mask.png` and `meta_data.json` with "prompt" and "points", a list of x, y of
@@ -67,13 +66,7 @@ class DragBench(Sequence[DragCase]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    @overload
-    def __getitem__(self, k: int) -> DragCase: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[DragCase]: ...
-    def __getitem__(self, k: int | slice) -> DragCase | list[DragCase]:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
+    def case(self, k: int) -> DragCase:
         sample = self._samples[k]
         about = read_json(sample / "meta_data.json")
         try:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +11,7 @@ import torch.nn.functional as F
 from ..core.errors import BadInput, nearest
 from ..world import COLOURS, HELD_OUT, SHAPES, TEXTURES, Caption, Phrase, Scenes, WorldConfig, render, sample_scenes
 from ..world.scene import generator
+from .cases import Cases
 from .edit_case import EditCase
 
 KINDS = {"colour": COLOURS, "shape": SHAPES, "texture": TEXTURES}
@@ -23,7 +22,7 @@ MARGIN = 2
 
 
 @dataclass(frozen=True)
-class EditBench(Sequence[EditCase]):
+class EditBench(Cases[EditCase]):
     """Scenes of one or two objects of which the first changes its colour, shape or texture; all else stays.
 
     A case has the picture, the captions before and after, the region that changes (of both renderings, shadows
@@ -51,11 +50,7 @@ class EditBench(Sequence[EditCase]):
     def __len__(self) -> int:
         return self.n
 
-    @overload
-    def __getitem__(self, k: int) -> EditCase: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[EditCase]: ...
-    def __getitem__(self, k: int | slice) -> EditCase | list[EditCase]:
+    def case(self, k: int) -> EditCase:
         return self._cases[k]
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ..world import (
 )
 from ..world.layout import MARGIN as BORDER
 from ..world.scene import generator
+from .cases import Cases
 from .edit_bench import MARGIN
 from .edit_case import EditCase
 
@@ -131,7 +132,7 @@ TASKS: dict[str, Task] = {
 
 
 @dataclass(frozen=True)
-class EditEval(Sequence[EditCase]):
+class EditEval(Cases[EditCase]):
     """Scenes of two unlike objects, each edited in one of seven ways; all else stays to the pixel.
 
     Tasks take turns: add and remove an object, replace it by another shape, another background, the texture of one
@@ -166,11 +167,7 @@ class EditEval(Sequence[EditCase]):
     def __len__(self) -> int:
         return self.n * len(self.tasks)
 
-    @overload
-    def __getitem__(self, k: int) -> EditCase: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[EditCase]: ...
-    def __getitem__(self, k: int | slice) -> EditCase | list[EditCase]:
+    def case(self, k: int) -> EditCase:
         return self._cases[k]
 
     @cached_property

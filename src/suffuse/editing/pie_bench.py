@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.errors import BadInput, Damaged
 from ..core.files import read_json
 from ..images import to_tensor
+from .cases import Cases
 from .edit_case import EditCase
 
 SIDE = 512
@@ -26,7 +27,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class PIEBench(Sequence[EditCase]):
+class PIEBench(Cases[EditCase]):
     """The cases of a PIE-Bench folder, read one by one as they are asked for.
 
     Args:
@@ -50,13 +51,7 @@ class PIEBench(Sequence[EditCase]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    @overload
-    def __getitem__(self, k: int) -> EditCase: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[EditCase]: ...
-    def __getitem__(self, k: int | slice) -> EditCase | list[EditCase]:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
+    def case(self, k: int) -> EditCase:
         name, entry = self._entries[k]
         try:
             return EditCase(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import overload
 
 import torch
 from PIL import ImageOps
@@ -14,11 +13,12 @@ from PIL import ImageOps
 from ..core.errors import Damaged
 from ..core.files import read_json
 from ..images import to_pil, to_tensor
+from .cases import Cases
 from .edit_case import EditCase
 
 
 @dataclass(frozen=True)
-class TEdBench(Sequence[EditCase]):
+class TEdBench(Cases[EditCase]):
     """The cases of a TEdBench folder, read one by one as they are asked for; nothing says what the pictures show now.
 
     Args:
@@ -40,13 +40,7 @@ class TEdBench(Sequence[EditCase]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    @overload
-    def __getitem__(self, k: int) -> EditCase: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[EditCase]: ...
-    def __getitem__(self, k: int | slice) -> EditCase | list[EditCase]:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
+    def case(self, k: int) -> EditCase:
         entry = self._entries[k]
         (whole,) = to_pil(to_tensor(Path(self.folder) / "originals" / entry["img_name"]))
         square = ImageOps.fit(whole, (self.side, self.side))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self, TypeAlias
@@ -28,11 +28,11 @@ from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
 from ..core.guidance import Guidance
 from ..core.noise import Stream
-from ..core.plugin import Needs, Plugin, Prompt, Setting
+from ..core.plugin import Needs, Setting
 from ..core.predict import Predict
 from ..core.prediction import Affine
 from ..core.process import Gaussian
-from ..core.reflection import Branch, Given
+from ..core.reflection import Branch, Branched, Given
 from ..core.registry import method
 from ..core.step import Step
 from ..core.value import Coef, Value, batch_size, dot, flat
@@ -80,7 +80,7 @@ Superposed: TypeAlias = "str | Given"
 
 
 @dataclass(frozen=True)
-class Superposition(Guidance):
+class Superposition(Branched, Guidance):
     """What both operators share: M predictions, their log-densities along the run, and a mix with weights kappa.
 
     `remembered(state, SuperDiffOR, "log_densities")` gives (B, steps, M): the densities of every state that the network
@@ -127,13 +127,6 @@ class Superposition(Guidance):
             return None
         networks = 1 + sum(b.denoiser is not None or bool(b.patches) for b in branches)
         return 1 + len(branches) + (networks if self.w != 1.0 else 0)
-
-    @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self, *(inner for branch in self._branches for inner in branch.bare)
-
-    def prompts(self) -> Mapping[str, Prompt]:
-        return {k: v for branch in self._branches for k, v in branch.prompts().items()}
 
     def bind(self, setting: Setting) -> Self:
         return replace(self, others=tuple(branch.bind(setting) for branch in self._branches))
