@@ -114,7 +114,8 @@ class PatchWrapper(Wrapper, Patch):
         return self.inner.make(site)
 
     def on(self, net: Any) -> Adapter:
-        return self.inner.on(net)._with(self)
+        made = self.inner.on(net)
+        return made._with(self, made.scale)
 
     @abstractmethod
     def active(self, call: Call) -> bool:
@@ -206,18 +207,18 @@ class Adapter(nn.Module):
 
     def scaled(self, scale: float) -> Adapter:
         """The same parameters at another strength."""
-        return Adapter(self.patch, dict(zip(self.names, self.parts, strict=True)), scale)
+        return self._with(self.patch, scale)
 
     def during(self, start: float, stop: float) -> Adapter:
         """The same parameters for a part of the run; see `Patch.during`."""
-        return self._with(self.patch.during(start, stop))
+        return self._with(self.patch.during(start, stop), self.scale)
 
     def only(self, *paths: str) -> Adapter:
         """The same parameters on rows of these branches; see `Patch.only`."""
-        return self._with(self.patch.only(*paths))
+        return self._with(self.patch.only(*paths), self.scale)
 
-    def _with(self, patch: Patch) -> Adapter:
-        return Adapter(patch, dict(zip(self.names, self.parts, strict=True)), self.scale)
+    def _with(self, patch: Patch, scale: float) -> Adapter:
+        return Adapter(patch, dict(zip(self.names, self.parts, strict=True)), scale)
 
     def extra_repr(self) -> str:
         return f"{self.patch}, {len(self.names)} sites"
