@@ -1,4 +1,4 @@
-"""Claims of reflection: a step and back under two settings, before every step of a run or before the first one."""
+"""The claim of W2SD: a step and back under two settings, before every step of a run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ from suffuse.core.denoiser import Denoiser, Network
 from suffuse.core.engine import sample
 from suffuse.core.guidance import Guidance
 from suffuse.core.hook import Hook
-from suffuse.core.model import Model
 from suffuse.core.prediction import FLOW, X0
 from suffuse.core.process import Gaussian
 from suffuse.core.reflection import Branch
 from suffuse.core.training import Phase
 from suffuse.evaluation import statistics
-from suffuse.evaluation.timing import paired
 from suffuse.guidance.cfg import CFG
 from suffuse.guidance.reflection import W2SD
 from suffuse.networks.residual_mlp import MLP, MLPFamily
-from suffuse.noise.golden_noise import GoldenNoise, NoisePairs, collect_pairs
-from suffuse.noise.redenoising import ReDenoise
 from suffuse.processes.continuous import VP, Flow
 from suffuse.samplers.ancestral import DDIM, Euler
 from suffuse.testing.analytic import GaussianMixture
@@ -35,12 +31,11 @@ from suffuse.training.followers import EMA
 from suffuse.training.optimisers import AdamW, WarmupDecay
 from suffuse.training.sources import Shuffled
 from suffuse.training.trainer import Trainer
-from suffuse.world import Caption, batch
 from suffuse.zoo.recipes import digits as recipe
 
 from . import digits
 from . import microworld as mw
-from .claim import Cell, Estimate, Figure, Table, at_least, at_most, claim
+from .claim import Cell, Estimate, Figure, Table, at_most, claim
 
 SAMPLES, FINE = 4000, 50
 """Samples and steps on the mixture."""
@@ -48,8 +43,8 @@ SAMPLES, FINE = 4000, 50
 EARLY, TRAINED, SEEDS, STEPS = 200, 1200, 3, 32
 """Digits: training steps of the weak and of the strong network, training seeds, sampling steps."""
 
-CAPTIONS, COARSE = 96, 16
-"""Captions and steps on `shapes`."""
+TRIALS, CAPTIONS, COARSE = 40, 96, 16
+"""Validation captions left to trials of settings, captions and steps on `shapes`."""
 
 
 @claim(
@@ -170,7 +165,8 @@ def _early_and_trained(seed: int) -> tuple[Network, Network]:
 
 def _shapes(seed: int, rows: list[Mapping[str, Cell]]) -> dict[str, Figure]:
     """Reader errors of the conditional prediction, with the unconditional one as its weak model."""
-    loaded, texts = mw.model(), _texts()
+    loaded = mw.model()
+    texts = [c for c in mw.captions(512) if c.count > 1][TRIALS : TRIALS + CAPTIONS]
     arms: dict[str, tuple[int, Guidance, Sequence[Hook]]] = {
         "strong": (COARSE, CFG(1.0), ()),
         "strong, equal evaluations": (3 * COARSE - 2, CFG(1.0), ()),
@@ -191,107 +187,3 @@ def _shapes(seed: int, rows: list[Mapping[str, Cell]]) -> dict[str, Figure]:
         "shapes: reader error / strong": statistics.ratio(errors["W2SD"], errors["strong"]),
         "shapes: the same at equal evaluations": statistics.ratio(errors["W2SD"], errors["strong, equal evaluations"]),
     }
-
-
-def _texts() -> list[Caption]:
-    """Validation captions of two objects or more; the first 40 such are left to trials of settings."""
-    return [c for c in mw.captions(512) if c.count > 1][40 : 40 + CAPTIONS]
-
-
-PAIRS, CANDIDATES, QUICK, NOISES = 400, 800, 8, 3
-"""Golden noise: most pairs to learn from, prompts tried for them, steps of a run, noises tried with each caption."""
-
-
-@claim(
-    paper="golden-noise",
-    expect={
-        "reader error of re-denoising / random noise": at_most(0.9),
-        "share of that gain by NPNet": at_least(0.4),
-    },
-    budget=600,
-)
-def golden_noise(seed: int) -> Table:
-    """Start noise for `shapes` from re-denoising (CFG 5.5 down, 1 back) and from an NPNet that learned it, against
-    random noise: mean reader error of 96 validation captions of two objects or more with 3 noises each, conditional
-    prediction without guidance, 8 steps of DDIM.
-
-    The NPNet learns from those pairs, at most 400, that the reader prefers out of 800 other captions with other
-    noises: 30 epochs in batches of 64, AdamW at 3e-3 (the paper's 1e-4 is for 250 times as many pairs). Overhead: time
-    of the network against that of a run of 8 steps; its cost in evaluations is none.
-
-    The run is without guidance because trials on 40 other captions found no gain with it. With CFG 3, at which the
-    model is run as a rule, the same is reported with one noise each, and in both cases the error of the whole prompt,
-    textures, sizes, numbers and backgrounds included, which moves otherwise than that of the objects.
-    """
-    loaded, texts = mw.model(), _texts()
-    pairs = _pairs(loaded, seed)
-    kept = pairs.preferred[slice(PAIRS)]
-    golden = GoldenNoise.fit(kept, rate=3e-3, seed=seed)
-    arms: dict[str, Sequence[Hook]] = {"random noise": (), "re-denoising": [ReDenoise()], "NPNet": [golden]}
-    rows: list[Mapping[str, Cell]] = []
-    errors: dict[tuple[float, str], np.ndarray] = {}
-    whole: dict[tuple[float, str], np.ndarray] = {}
-    for w, noises in ((1.0, NOISES), (mw.GUIDANCE, 1)):
-        for name, hooks in arms.items():
-            runs = [
-                mw.run(loaded, texts, steps=QUICK, guidance=CFG(w), hooks=hooks, seed=seed + 2000 + k)
-                for k in range(noises)
-            ]
-            errors[w, name] = np.mean([r.error.numpy() for r in runs], 0)
-            whole[w, name] = np.mean([1.0 - r.judgement.whole.score.double().numpy() for r in runs], 0)
-            rows.append({
-                "guidance": w, "noise": name, "evaluations": int(runs[0].nfe[0]),
-                "reader error": statistics.mean(errors[w, name]),
-                "error of the whole prompt": statistics.mean(whole[w, name]),
-            })  # fmt: skip
-    plain, oracle, network = (errors[1.0, name] for name in arms)
-    figures: dict[str, Figure] = {
-        "reader error of re-denoising / random noise": statistics.ratio(oracle, plain),
-        "reader error of NPNet / random noise": statistics.ratio(network, plain),
-        "share of that gain by NPNet": statistics.bootstrap(_share, plain, oracle, network),
-    }
-    for w in (1.0, mw.GUIDANCE):
-        for name in ("re-denoising", "NPNet"):
-            change = statistics.difference(whole[w, name], whole[w, "random noise"])
-            figures[f"error of the whole prompt, {name} - random noise, CFG {w:g}"] = change
-    change = statistics.difference(errors[mw.GUIDANCE, "re-denoising"], errors[mw.GUIDANCE, "random noise"])
-    figures |= {
-        f"reader error, re-denoising - random noise, CFG {mw.GUIDANCE:g}": change,
-        "pairs whose picture became better": statistics.proportion((pairs.gain > 0).numpy()),
-        "pairs learned from": float(len(kept)),
-        "NPNet's time / a run's": _overhead(loaded, texts, golden),
-    }
-    return Table(rows, figures)
-
-
-def _share(plain: np.ndarray, oracle: np.ndarray, network: np.ndarray) -> float:
-    gain = float(np.mean(plain) - np.mean(oracle))
-    return float(np.mean(plain) - np.mean(network)) / gain if gain else 0.0
-
-
-def _pairs(loaded: Model, seed: int) -> NoisePairs:
-    """Re-denoised noises of captions that no test uses, scored by the reader."""
-    texts = [c for k in range(4) for c in batch("train", k, 500, seed=seed)[1] if c.count > 1][:CANDIDATES]
-
-    def score(states: Tensor, rows: Sequence[int]) -> Tensor:
-        pixels = loaded.decode(states).clamp(-1, 1)
-        return -mw.Pictures(states, torch.zeros(len(rows)), pixels, [texts[i] for i in rows]).error
-
-    return collect_pairs(
-        **mw.place(loaded, texts), score=score, sampler=DDIM(), steps=QUICK, guidance=CFG(1.0), noise=seed + 1000
-    )
-
-
-def _overhead(loaded: Model, texts: Sequence[Caption], golden: GoldenNoise) -> Estimate:
-    """Time of the network over that of the run that it precedes, 16 pictures at a time."""
-    few = list(texts[:16])
-    place = mw.place(loaded, few)
-    noise, text = torch.randn(place["x"]), place["cond"]["text"]
-
-    def network() -> object:
-        return golden.network(noise, text)
-
-    def run() -> object:
-        return sample(**place, sampler=DDIM(), steps=QUICK, guidance=CFG(1.0))
-
-    return paired(network, run, rounds=5).ratio
