@@ -110,10 +110,20 @@ def test_jitter_moves_windows_and_keeps_everything_covered():
         count = torch.zeros(24, 24)
         for view in views:
             assert 0 <= view.box.top <= 16 and 0 <= view.box.left <= 16
-            view.box.add(count, torch.ones(8, 8))
+            view.box.add(count, view.weight)
         assert count.min() >= 1
     again = method.views((24, 24), (8, 8), steps[3].but(samples=(7,)))
     assert [v.box for v in again] == [v.box for v in seen[3]]
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_no_border_stays_where_windows_jitter(wrap):
+    """Not even those of windows at the edges of the picture, which stay there themselves."""
+    method = MultiDiffusion(8, 0.5, jitter=True, wrap=wrap)
+    steps = [r.at for r in trace(Pointwise(), large(1, 16, 16), sampler=DDIM(), steps=12) if r.at is not None]
+    for views in zip(*(method.views((16, 16), (8, 8), at) for at in steps), strict=True):
+        assert len({(v.box.top, int(v.weight.sum(1).count_nonzero())) for v in views}) > 1
+        assert len({(v.box.left, int(v.weight.sum(0).count_nonzero())) for v in views}) > 1
 
 
 def test_a_box_goes_on_at_the_other_edge_and_skips():

@@ -108,8 +108,8 @@ class DilatedSampling(MultiDiffusion):
     Reference: Du et al., DemoFusion: Democratising High-Resolution Image Generation With No $$$, 2311.16973.
 
     Differs from the paper: sizes that s does not divide have views of two sizes instead of zeros at an edge; mean and
-    standard deviation are those of each picture, not of the batch; windows at the edges stay there instead of reaching
-    over it into zeros.
+    standard deviation are those of each picture, not of the batch; windows at the edges stay there and end earlier
+    instead of reaching over the edge into zeros.
     """
 
     jitter: bool = True

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ..core.errors import BadInput
 from ..core.registry import method
 from ..core.step import Step
@@ -23,7 +26,7 @@ class MultiDiffusion(Views):
         window: side of a window in entries of the state; None is the size that the network was trained at.
         stride: from one window to the next, in windows, above 0 and at most 1; the last one is flush with the edge.
         weight: of the entries of a window; `Flat()` is the paper's, `Bell()` and `Cosine()` hide the borders.
-        jitter: windows inside are moved in every step by up to a quarter of the overlap, so that borders do not add up.
+        jitter: borders of windows move in every step by up to a quarter of the overlap, so that they do not add up.
         wrap: the right edge goes on at the left one, as in panoramas of all directions.
         batch: rows asked at once.
 
@@ -59,16 +62,28 @@ class MultiDiffusion(Views):
         if not self.jitter:
             return [View(f"tile{k}", Box(*corner, tall, wide), weight) for k, corner in enumerate(corners)]
         u = draws(at, 2 * len(corners), "jitter")
-        moved = [
-            (
-                _moved(top, (tall - down) // 4, height - tall, u[2 * k]),
-                _moved(left, (wide - right) // 4, width - wide, v),
-            )
-            for k, ((top, left), v) in enumerate(zip(corners, u[1::2], strict=True))
-        ]
-        return [View(f"tile{k}@{at.i}", Box(*corner, tall, wide), weight) for k, corner in enumerate(moved)]
+        found = []
+        for k, ((top, left), v, w) in enumerate(zip(corners, u[::2], u[1::2], strict=True)):
+            y, rows = _moved(top, tall, (tall - down) // 4, height, v)
+            x, columns = _moved(left, wide, (wide - right) // 4, width, w, self.wrap)
+            found.append(View(f"tile{k}@{at.i}", Box(y, x, tall, wide), weight * torch.outer(rows, columns)))
+        return found
 
 
-def _moved(start: int, reach: int, last: int, u: float) -> int:
-    """`start` moved by at most `reach`; windows at the edges stay there, so that everything stays covered."""
-    return min(max(start + round((2 * u - 1) * reach), 0), last) if 0 < start < last else start
+def _moved(start: int, side: int, reach: int, length: int, u: float, wrap: bool = False) -> tuple[int, Tensor]:
+    """Where a window begins that is moved by at most `reach`, and which of its entries count, 0.0 or 1.0.
+
+    At an edge of the picture a window stays and ends earlier: its border moves, and everything stays covered.
+    """
+    counts, inner = torch.ones(side), round(u * reach)
+    if side >= length:
+        return start, counts
+    if wrap:
+        return (start + round((2 * u - 1) * reach)) % length, counts
+    if start == 0:
+        counts[side - inner :] = 0.0
+    elif start == length - side:
+        counts[:inner] = 0.0
+    else:
+        start = min(max(start + round((2 * u - 1) * reach), 0), length - side)
+    return start, counts
