@@ -96,7 +96,22 @@ def test_without_cycles_and_without_a_given_part_it_is_the_plain_run():
                    cond=conditions("unet", 2))  # fmt: skip
     assert torch.equal(run(CyclicOneWay(cycles=0), mask=free)[0].x, plain.x)
     assert not torch.equal(run(CYCLE, mask=free)[0].x, plain.x)
-    assert not torch.equal(run(replace(CYCLE, eta=1.0), mask=free)[0].x, run(CYCLE, mask=free)[0].x)
+    assert not torch.equal(run(replace(CYCLE, eta=0.0), mask=free)[0].x, run(CYCLE, mask=free)[0].x)
+
+
+def test_steps_of_the_cycles_are_ancestral_and_those_after_them_the_run_s_own():
+    assert CyclicOneWay().eta == 1.0
+
+    class Samplers(Hook):
+        seen = []
+
+        def __call__(self, step, x, at):
+            self.seen.append((step.sampler, at.i))
+            return step(x, at)
+
+    samplers = Samplers()
+    run(CYCLE, samplers)
+    assert [sampler for sampler, _ in samplers.seen] == 4 * [DDIM(1.0)] + 5 * [DDIM()]
 
 
 def test_pictures_alone_are_what_they_are_in_a_batch():

@@ -24,7 +24,7 @@ from suffuse.zoo.judge import judge
 from . import microworld as mw
 from .claim import Cell, Table, at_least, at_most, claim
 
-STEPS, FAULTY, SEEDS, START, SCENES = 20, 32, 8, 0.4, 24
+STEPS, FAULTY, SEEDS, START, SCENES = 20, 32, 8, 0.4, 48
 HOW: dict[str, Any] = {"steps": STEPS, "guidance": mw.GUIDANCE}
 MARGIN = 1.6
 """Radius of a stroke, at half of its strength, in radii of the object under it."""
@@ -100,7 +100,7 @@ def brush(seed: int) -> Table:
     budget=600,
 )
 def one_way(seed: int) -> Table:
-    """Objects of true pictures put into new scenes: `shapes`, 24 crops (the first object of EditBench's pictures of
+    """Objects of true pictures put into new scenes: `shapes`, 48 crops (the first object of EditBench's pictures of
     two, with two pixels around it, at its place) and the caption of both, 20 steps of DDIM, CFG 3, 10 cycles between
     0.5 T and 0.7 T. PSNR inside of the crop against it; seam, the mean difference of neighbouring pixels of which one
     is in the crop, against the same run with the crop put in down to the last step, and against a run without cycles;

@@ -50,7 +50,7 @@ class CyclicOneWay(Hook):
     low: float = 0.5
     high: float = 0.7
     last: float = 0.4
-    eta: float = 0.0
+    eta: float = 1.0
     path: str = "path"
 
     needs = Needs.GAUSSIAN
