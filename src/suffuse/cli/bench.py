@@ -66,6 +66,7 @@ def generate(
 def loop(
     model: Annotated[str, typer.Option(help="Model to run.")] = "digits",
     steps: Annotated[int, typer.Option(min=1, help="Steps.")] = 20,
+    number: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 1,
     rounds: Rounds = 20,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -79,10 +80,11 @@ def loop(
 
     limit(threads)
     loaded = load(model)
-    cond, shape = loaded.condition(None), (1, *loaded.setting().shape)
-    if len(shape) == 1:
-        shape = (1, *loaded.codec.space.shape(loaded.defaults.size))
-    x, times = torch.randn(shape), torch.linspace(1, 0, steps + 1)[:-1].tolist()
+    cond = loaded.condition(None).repeat(number)
+    x, times = (
+        torch.randn(number, *loaded.codec.space.shape(loaded.defaults.size)),
+        torch.linspace(1, 0, steps + 1)[:-1].tolist(),
+    )
 
     @torch.no_grad()
     def bare() -> None:
@@ -92,7 +94,7 @@ def loop(
     def run() -> None:
         sample(loaded.denoiser, x, sampler=DDIM(), steps=steps, cond=cond)
 
-    _print(f"engine on {loaded.name}, {steps} steps", paired(run, bare, rounds=rounds), {}, as_json)
+    _print(f"engine on {loaded.name}, {steps} steps, {number} at once", paired(run, bare, rounds=rounds), {}, as_json)
 
 
 @app.command()

@@ -163,9 +163,10 @@ def trace(
     denoiser = denoiser.with_(*(p.bind(place) if isinstance(p, Patch) else p for p in patches))
 
     run = RunContext(noise)
-    rising = bool((grid.times[-1] > grid.times[0]).all())
-    if start is not None and stop is not None and (start <= stop) != rising:
-        raise BadInput(f"start={start}, stop={stop}: this grid {'rises' if rising else 'falls'}; exchange them")
+    if start is not None and stop is not None:
+        rising = bool((grid.times[-1] > grid.times[0]).all())
+        if (start <= stop) != rising:
+            raise BadInput(f"start={start}, stop={stop}: this grid {'rises' if rising else 'falls'}; exchange them")
     plan = list(grid.steps(start, stop))
     if not plan:
         raise BadInput(
@@ -205,7 +206,7 @@ def place_of(
     denoiser: Denoiser, grid: Grid, sampler: Sampler, guidance: Guidance | None, known: Setting | None = None
 ) -> Setting:
     """The setting of a run, as plug-ins get it in `bind` and fitted things remember it."""
-    times = tuple(round(t, 10) for t in grid.times.flatten().tolist())
+    times = tuple(round(t, 10) for t in grid.values)
     return replace(
         known or Setting(), process=str(denoiser.process), sampler=str(sampler), guidance=str(guidance), times=times
     )

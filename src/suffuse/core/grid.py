@@ -32,14 +32,19 @@ class Grid:
             raise BadInput(
                 f"steps={max(len(times) - 1 if times.ndim else 0, 0)}: a run needs at least one step; give steps >= 1"
             )
-        if not bool(((times >= 0) & (times <= 1)).all()):
-            raise BadInput(f"grid times must lie in [0, 1] (0 is data, 1 is noise), got {times.tolist()[:4]}...")
         object.__setattr__(self, "times", times)
+        if not all(0.0 <= t <= 1.0 for t in self.values):
+            raise BadInput(f"grid times must lie in [0, 1] (0 is data, 1 is noise), got {self.values[:4]}...")
 
     @property
     def n(self) -> int:
         """Number of steps."""
         return len(self.times) - 1
+
+    @cached_property
+    def values(self) -> list[float]:
+        """All times as plain numbers, node by node."""
+        return self.times.flatten().tolist()
 
     def node(self, i: int) -> Coef:
         """Time number i as a coefficient."""
@@ -48,7 +53,7 @@ class Grid:
     @cached_property
     def nodes(self) -> list[Coef]:
         """Times as coefficients; a clock gets the leading batch axis it lacks."""
-        return [Coef(t) for t in (self.times.tolist() if self.times.ndim == 1 else self.times[:, None])]
+        return [Coef(t) for t in (self.values if self.times.ndim == 1 else self.times[:, None])]
 
     def steps(self, start: float | None = None, stop: float | None = None) -> Iterator[tuple[int, Coef, Coef]]:
         """(i, t, s) of every step between `start` and `stop`; both are inserted as nodes, i counts the full grid."""

@@ -10,14 +10,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .value import Coef, Value, combine, put, where
+from .value import Coef, Number, Value, combine, put, where
 
 if TYPE_CHECKING:
     from .process import Gaussian
@@ -98,6 +98,21 @@ def _is(row: Row, kx: float, ke: float) -> bool:
     return row[0].shared and row[1].shared and (row[0].d, row[1].d) == (kx, ke)
 
 
+def _weights(*numbers: Number) -> tuple[Coef, Coef]:
+    """Factors of z and of the output in c_x x0 + c_e eps, where z = a x0 + s eps and output = k_x x0 + k_e eps."""
+    a, s, kx, ke, c_x, c_e = map(Coef, numbers)
+    det = a * ke - s * kx
+    of_z, of_value = (c_x * ke - c_e * kx) / det, (c_e * a - c_x * s) / det
+    if isinstance(det.d, float) and 0.0 < abs(det.d) < math.inf:
+        return of_z, of_value
+    told = (abs(det) > 0.0) & (abs(det) < math.inf)
+    return where(told, of_z, c_x / a), where(told, of_value, ZERO)
+
+
+_known_weights = lru_cache(maxsize=4096)(_weights)
+"""The same for numbers shared by all rows: runs on one grid ask for the same few again and again."""
+
+
 @dataclass(frozen=True)
 class Affine(Prediction):
     """Prediction of a Gaussian process at x_t = a x0 + b + s eps.
@@ -119,22 +134,20 @@ class Affine(Prediction):
     b: Value | None = None
     y: Value | None = None
 
-    @cached_property
-    def _solution(self) -> tuple[Value, Value, Coef]:
-        kx, ke, ky = self.row
-        z = self.x if self.b is None else self.x - self.b
-        value = self.value if self.y is None else self.value - ky * self.y
-        return z, value, self.a * ke - self.s * kx
+    @property
+    def _told(self) -> Value:
+        """k_x x0 + k_e eps, what the output says of both."""
+        return self.value if self.y is None else self.value - self.row[2] * self.y
 
     @cached_property
     def x0(self) -> Value:
         """Predicted clean state, (k_e z - s value) / det with z = x - b."""
-        return self._solution[1] if _is(self.row, 1.0, 0.0) else self.combined(ONE, ZERO)
+        return self._told if _is(self.row, 1.0, 0.0) else self.combined(ONE, ZERO)
 
     @cached_property
     def eps(self) -> Value:
         """Predicted noise, (a value - k_x z) / det."""
-        return self._solution[1] if _is(self.row, 0.0, 1.0) else self.combined(ZERO, ONE)
+        return self._told if _is(self.row, 0.0, 1.0) else self.combined(ZERO, ONE)
 
     def combined(self, c_x: Coef, c_e: Coef) -> Value:
         """c_x x0 + c_e eps, from state and output at once: what a step to another time needs of both.
@@ -143,12 +156,10 @@ class Affine(Prediction):
         either (kind x0 at t = 0), eps is its mean, 0.
         """
         kx, ke, _ = self.row
-        z, value, det = self._solution
-        of_z, of_value = (c_x * ke - c_e * kx) / det, (c_e * self.a - c_x * self.s) / det
-        if not (isinstance(det.d, float) and 0.0 < abs(det.d) < math.inf):
-            told = (abs(det) > 0.0) & (abs(det) < math.inf)
-            of_z, of_value = where(told, of_z, c_x / self.a), where(told, of_value, ZERO)
-        return combine((of_z, z), (of_value, value))
+        numbers = self.a.d, self.s.d, kx.d, ke.d, c_x.d, c_e.d
+        solve = _known_weights if all(type(n) is float for n in numbers) else _weights
+        of_z, of_value = solve(*numbers)
+        return combine((of_z, self.x if self.b is None else self.x - self.b), (of_value, self._told))
 
     @property
     def score(self) -> Value:

@@ -142,8 +142,8 @@ class Table(Gaussian):
         """Every N / n-th timestep from the last one down, and the data: times at which networks were trained."""
         if n > self.N:
             raise BadInput(f"steps={n}: {type(self).__name__} has {self.N} timesteps; use fewer")
-        k = torch.from_numpy(np.arange(self.N, 0, -self.N / n)[:n].round())
-        return torch.cat([k, k.new_zeros(1)]) / self.N
+        k = np.arange(self.N, 0, -self.N / n)[:n].round().tolist()
+        return torch.tensor([*k, 0.0], dtype=torch.float64) / self.N
 
     def prior(self, like: Value) -> Law:
         """N(0, I), also where the last timestep keeps a trace of data: what released samplers start from."""
