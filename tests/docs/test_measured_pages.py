@@ -1,10 +1,11 @@
-"""Pages of memory and of edits, from figures in files."""
+"""Pages of memory, edits and released sizes, from figures in files."""
 
 from __future__ import annotations
 
 import json
 
 from suffuse.docs.editing_table import COLUMNS, editing_page
+from suffuse.docs.full_size import full_size_page
 from suffuse.docs.memory import memory_page
 
 
@@ -37,3 +38,14 @@ def test_pairs_are_rows_and_refusals_have_their_reason_once(tmp_path):
     assert "| `SDEdit()` |  | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 40 | 1.5 |" in page
     assert "2 edits (replace, style), 20 steps, guidance 3.0, seed 0" in page
     assert "- not here; go there: `SDEdit()` with `E0()`, `SDEdit()` with `E1()`" in page
+
+
+def test_arms_of_released_sizes_have_their_ratio_and_drift(tmp_path):
+    assert full_size_page(tmp_path).endswith("nothing of pictures.\n")
+    row = {"arm": "DDIM, 5 steps", "seconds": 2.0, "ratio": 0.98, "interval": [0.9, 1.1], "operations": 1.0,
+           "memory": 0.5, "drift": None}  # fmt: skip
+    run = {"weights": 860_000_000, "steps": 5, "rounds": 5, "rows": [row, {**row, "drift": 1e-6}]}
+    (tmp_path / "full-size.json").write_text(json.dumps({"runs": {"sd15, float32, CPU": run}}))
+    page = full_size_page(tmp_path)
+    assert "## sd15, float32, CPU\n\n0.86 billion weights, 5 rounds." in page
+    assert "| DDIM, 5 steps | 2 | 0.98 [0.9, 1.1] | 1.00 | 0.50 |  |" in page and "| 1.0e-06 |" in page

@@ -81,10 +81,8 @@ def loop(
     limit(threads)
     loaded = load(model)
     cond = loaded.condition(None).repeat(number)
-    x, times = (
-        torch.randn(number, *loaded.codec.space.shape(loaded.defaults.size)),
-        torch.linspace(1, 0, steps + 1)[:-1].tolist(),
-    )
+    x = torch.randn(number, *loaded.codec.space.shape(loaded.defaults.size))
+    times = torch.linspace(1, 0, steps + 1)[:-1].tolist()
 
     @torch.no_grad()
     def bare() -> None:

@@ -11,6 +11,7 @@ from suffuse.core.files import atomic_write
 
 from . import matrices
 from .editing_table import editing_page
+from .full_size import full_size_page
 from .gallery import gallery_page
 from .memory import memory_page
 from .methods import methods_page
@@ -20,6 +21,7 @@ from .results import results_page
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "editing.md": lambda: editing_page(folder()),
+    "full-size.md": lambda: full_size_page(folder()),
     "gallery.md": lambda: gallery_page(folder()),
     "memory.md": lambda: memory_page(folder()),
     "methods.md": methods_page,
