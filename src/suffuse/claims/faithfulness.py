@@ -57,6 +57,10 @@ def structured_guidance(seed: int) -> Table:
     it makes most. Intervals are over captions.
 
     Binding errors, all shapes and all colours there and yet paired wrongly, are a column of their own.
+
+    A null result: 1.01 [0.95, 1.06]. Of 1256 pictures without it 7 bind wrongly: this model's text encoder was trained
+    on such captions and pairs colours with shapes, so that what the method mends is hardly there; the other errors,
+    objects that are missing or misshapen, stay as they are. One noise for each caption had found 0.93 [0.71, 1.17].
     """
     texts = two_colours(192)
     arms: dict[str, Sequence[Patch]] = {
