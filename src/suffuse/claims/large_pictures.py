@@ -1,4 +1,4 @@
-"""Claims of DemoFusion and DiffuseHigh: pictures larger than a model's own, phase by phase."""
+"""The claim of DemoFusion: pictures larger than a model's own, phase by phase and in views."""
 
 from __future__ import annotations
 
@@ -16,21 +16,17 @@ from suffuse.core.predict import Predict
 from suffuse.core.step import Step
 from suffuse.core.value import Coef
 from suffuse.evaluation import statistics
-from suffuse.evaluation.features import ReaderFeatures
-from suffuse.evaluation.frechet import frechet
-from suffuse.evaluation.moments import Moments
 from suffuse.guidance import CFG
 from suffuse.resolution import (
     DemoFusion,
-    DiffuseHigh,
     DilatedSampling,
     MultiDiffusion,
     SkipResidual,
 )
-from suffuse.resolution.bench import agreement, fine, seam_energy
+from suffuse.resolution.bench import agreement, seam_energy
 from suffuse.resolution.progressive import Progressive, bicubic
 from suffuse.samplers import DDIM
-from suffuse.world import Caption, batch
+from suffuse.world import Caption
 
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
@@ -98,11 +94,11 @@ def demofusion(seed: int) -> Table:
     The exponents of residual and dilation are 0.5, 3 and 1 in the paper: `shapes` settles later in the run than SDXL.
     Duplicates are objects that the reader counts above the caption's in the picture at 64 px; agreement is the PSNR of
     the picture at 64 px with that of phase 1. Seam energy is the squared difference of neighbours across the borders of
-    windows that do not move, every 32 px, over that elsewhere. Objects have edges there, and the autoencoder has borders
-    of its own every 4 px; so it is compared with the enlarged picture of phase 1 after the autoencoder, which has both
-    and no window: before it, that picture has 0.81 [0.74, 0.86] of this seam energy (16 held-out captions). The last
-    figure is the largest state about which the network is asked at once, at 192 px over 64 px: four pictures, four rows
-    of views at once.
+    windows that do not move, every 32 px, over that elsewhere. Objects have edges there, and the autoencoder has
+    borders of its own every 4 px; so it is compared with the enlarged picture of phase 1 after the autoencoder, which
+    has both and no window: before it, that picture has 0.81 [0.74, 0.86] of this seam energy (16 held-out captions).
+    The last figure is the largest state about which the network is asked at once, at 192 px over 64 px: four pictures,
+    four rows of views at once.
     """
     loaded, steps = mw.model(), 20
     texts = [c for c in mw.captions(64) if c.count <= 2][:32]
@@ -162,91 +158,3 @@ def demofusion(seed: int) -> Table:
 def _coded(loaded: Model, pixels: Tensor) -> Tensor:
     """Pictures after the autoencoder."""
     return torch.cat([loaded.decode(loaded.encode(part)) for part in pixels.split(8)]).clamp(-1, 1)
-
-
-@claim(
-    paper="diffusehigh",
-    expect={
-        "duplicates at 128 px / direct": at_most(0.3),
-        "duplicates at 192 px / direct": at_most(0.3),
-        "agreement with the guide at 128 px, dB": at_least(24.0),
-        "agreement at 128 px - no exchange, dB": at_least(2.0),
-        "patch Frechet distance at 128 px / bicubic": at_most(1.0),
-        "patch Frechet distance at 128 px / no sharpening": at_most(1.0),
-        "fine energy at 128 px / no sharpening": at_least(1.0),
-    },
-    budget=900,
-)
-def diffusehigh(seed: int) -> Table:
-    """DiffuseHigh to 128 and 192 px against direct sampling there, and at 128 px without the exchange of the low band,
-    without sharpening, with the exchange in latents, and against bicubic enlargement: `shapes` (native 64 px), 24
-    validation captions, 20 DDIM steps of which a phase makes 6, CFG 3, the same noise and the same guide.
-
-    Duplicates are objects that the reader counts above the caption's in the picture at 64 px; agreement is the PSNR of
-    the picture at 64 px with its guide; patch Frechet distance is on the reader's features between the four quarters
-    of pictures and as many true renderings at 64 px.
-    """
-    loaded, steps, texts = mw.model(), 20, mw.captions(24)
-    native, first = pictures_of(loaded, texts, NATIVE, steps, seed)
-    methods = {
-        "DiffuseHigh": DiffuseHigh(),
-        "no exchange": DiffuseHigh(band=None),
-        "no sharpening": DiffuseHigh(sharpness=0.0),
-        "in latents": DiffuseHigh(latent=True),
-    }
-    arms: dict[tuple[str, int], Made] = {}
-    for name, method in methods.items():
-        for side in (128, 192) if name == "DiffuseHigh" else (128,):
-            arms[name, side] = pictures_of(loaded, texts, side, steps, seed, method, image=first)[0].made
-    for side in (128, 192):
-        arms["direct", side] = pictures_of(loaded, texts, side, steps, seed)[0].made
-    enlarged = bicubic(native.made.pixels, (128, 128)).clamp(-1, 1)
-    arms["bicubic", 128] = Made(native.made.latents, enlarged, texts)
-    truth = _true_patches(128)
-    agree = {key: agreement(arm.pixels, native.made.pixels).numpy() for key, arm in arms.items()}
-    distance = {key: _patch_distance(arm.pixels, truth) for key, arm in arms.items() if key[1] == 128}
-    table: list[Mapping[str, Cell]] = [
-        {
-            "arm": name,
-            "side": side,
-            "duplicates": statistics.mean(arm.duplicates.numpy()),
-            "objects right": statistics.proportion(arm.right.numpy()),
-            "agreement": statistics.mean(agree[name, side]),
-            "patch Frechet": distance.get((name, side)),
-            "fine energy": statistics.mean(fine(arm.pixels).numpy()),
-        }
-        for (name, side), arm in arms.items()
-    ]
-    ours = arms["DiffuseHigh", 128]
-    soft, plain = arms["no sharpening", 128], agree["no exchange", 128]
-    figures: dict[str, Figure] = {
-        f"duplicates at {side} px / direct": statistics.ratio(
-            arms["DiffuseHigh", side].duplicates.numpy(), arms["direct", side].duplicates.numpy()
-        )
-        for side in (128, 192)
-    }
-    figures |= {
-        "agreement with the guide at 128 px, dB": statistics.mean(agree["DiffuseHigh", 128]),
-        "agreement at 128 px - no exchange, dB": statistics.difference(agree["DiffuseHigh", 128], plain),
-        "agreement at 128 px, in latents - no exchange, dB": statistics.difference(agree["in latents", 128], plain),
-        "patch Frechet distance at 128 px / bicubic": distance["DiffuseHigh", 128] / distance["bicubic", 128],
-        "patch Frechet distance at 128 px / no sharpening": distance["DiffuseHigh", 128]
-        / distance["no sharpening", 128],
-        "fine energy at 128 px / no sharpening": statistics.ratio(fine(ours.pixels).numpy(), fine(soft.pixels).numpy()),
-    }
-    return Table(table, figures)
-
-
-def _true_patches(n: int) -> Tensor:
-    """Quarters of n true renderings at twice the native side, scenes as large as they are."""
-    views, _ = batch("train", 0, n, 2 * NATIVE, seed=77)
-    return _quarters(views.rgb)
-
-
-def _quarters(pictures: Tensor) -> Tensor:
-    return torch.cat([half for rows in pictures.chunk(2, -2) for half in rows.chunk(2, -1)])
-
-
-def _patch_distance(pixels: Tensor, truth: Tensor) -> float:
-    features = ReaderFeatures()
-    return frechet(Moments.of(features(_quarters(pixels))), Moments.of(features(truth)))
