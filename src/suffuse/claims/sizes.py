@@ -14,7 +14,7 @@ from suffuse.core.engine import sample
 from suffuse.core.model import Model
 from suffuse.core.patch import Patch
 from suffuse.evaluation import statistics
-from suffuse.evaluation.features import load_reader
+from suffuse.evaluation.features import ReaderFeatures, load_reader
 from suffuse.evaluation.frechet import frechet
 from suffuse.evaluation.moments import Moments
 from suffuse.guidance import CFG
@@ -80,21 +80,36 @@ def at_size(
     return Made(latents, pixels, texts)
 
 
-def distance_ratio(ours: Tensor, baseline: Tensor, truth: Tensor, blocks: int = 12) -> statistics.Estimate:
-    """Frechet distance of pictures to the truth over that of others of the same captions, with a paired jackknife.
+def patches(pictures: Tensor, native: int = 64) -> Tensor:
+    """(n, patches, d) the reader's features of the corners of n pictures, cut at the native size; of a picture that is
+    no larger, of all of it.
+    """
+    features, corners = ReaderFeatures(), sorted({0, max(0, pictures.shape[-1] - native)})
+    cut = [pictures[..., y : y + native, x : x + native] for y in corners for x in corners]
+    return torch.stack([torch.cat([features(part) for part in patch.split(64)]) for patch in cut], 1)
+
+
+def distance_ratio(
+    ours: Sequence[Tensor], baseline: Sequence[Tensor], truth: Sequence[Tensor], blocks: int = 12
+) -> statistics.Estimate:
+    """Sum of Frechet distances to the truth over that of other pictures of the same captions, with a paired jackknife.
 
     Args:
-        ours, baseline: (n, d) features of n captions, or (n, patches, d).
-        truth: (m, d).
+        ours, baseline: of each size (n, patches, d) features of the same n captions.
+        truth: of each size (m, patches, d).
         blocks: of captions that are left out in turn.
     """
-    goal, left = Moments.of(truth), torch.arange(len(ours)) % blocks
+    goals, n = [Moments.of(t.flatten(0, 1)) for t in truth], len(ours[0])
+    left = torch.arange(n) % blocks
 
-    def distance(features: Tensor) -> float:
-        return frechet(Moments.of(features.reshape(-1, features.shape[-1])), goal)
+    def ratio(kept: Tensor) -> float:
+        above, below = (
+            sum(frechet(Moments.of(f[kept].flatten(0, 1)), goal) for f, goal in zip(sizes, goals, strict=True))
+            for sizes in (ours, baseline)
+        )
+        return above / below
 
-    without = [distance(ours[left != k]) / distance(baseline[left != k]) for k in range(blocks)]
-    return statistics.jackknife(distance(ours) / distance(baseline), without, n=len(ours))
+    return statistics.jackknife(ratio(left >= 0), [ratio(left != k) for k in range(blocks)], n=n)
 
 
 @claim(

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
 from suffuse.evaluation import statistics
-from suffuse.evaluation.features import ReaderFeatures
 from suffuse.resolution import DiffuseHigh
 from suffuse.resolution.bench import agreement, fine
 from suffuse.resolution.progressive import bicubic
@@ -17,7 +13,7 @@ from suffuse.world import frozen, render
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
 from .large_pictures import NATIVE, pictures_of
-from .sizes import Made, distance_ratio
+from .sizes import Made, distance_ratio, patches
 
 
 @claim(
@@ -75,8 +71,8 @@ def diffusehigh(seed: int) -> Table:
         }
         for (name, side), arm in arms.items()
     ]
-    quarters = {name: _quarters(arms[name, 128].pixels) for name in ("DiffuseHigh", "no sharpening", "bicubic")}
-    truth = _quarters(render(frozen("validation")[0], 128).rgb).flatten(0, 1)
+    quarters = {name: patches(arms[name, 128].pixels) for name in ("DiffuseHigh", "no sharpening", "bicubic")}
+    truth = patches(render(frozen("validation")[0], 128).rgb)
 
     def gain(name: str) -> statistics.Estimate:
         return statistics.difference(agree[name, 128], agree["no exchange", 128])
@@ -93,7 +89,9 @@ def diffusehigh(seed: int) -> Table:
         "agreement at 128 px, in latents - no exchange, dB": gain("in latents"),
         "agreement at 128 px, in every step - no exchange, dB": gain("in every step"),
         **{
-            f"patch Frechet distance at 128 px / {name}": distance_ratio(quarters["DiffuseHigh"], quarters[name], truth)
+            f"patch Frechet distance at 128 px / {name}": distance_ratio(
+                [quarters["DiffuseHigh"]], [quarters[name]], [truth]
+            )
             for name in ("bicubic", "no sharpening")
         },
         "fine energy at 128 px / no sharpening": statistics.ratio(
@@ -101,9 +99,3 @@ def diffusehigh(seed: int) -> Table:
         ),
     }
     return Table(table, figures)
-
-
-def _quarters(pictures: Tensor) -> Tensor:
-    """(n, 4, d) features of the quarters of n pictures."""
-    features, halves = ReaderFeatures(), [half for rows in pictures.chunk(2, -2) for half in rows.chunk(2, -1)]
-    return torch.stack([torch.cat([features(part) for part in half.split(64)]) for half in halves], 1)
