@@ -113,7 +113,7 @@ def any_size_diffusion(seed: int) -> Table:
     ARAD, the first, against the model as it is: `shapes` (native 64 px) with a LoRA of rank 16 on attention and
     feed-forward layers, trained for 250 steps of 16 on scenes of the world in nine proportions from 1:4 to 4:1 at the
     native area, objects as large as ever, the learning rate falling in the second half as in the model's own training;
-    144 validation captions without a relation, 36 of them at 4:1 and 1:4, 20 DDIM steps, CFG 3, the same noise.
+    96 validation captions without a relation, 36 of them at 4:1 and 1:4, 20 DDIM steps, CFG 3, the same noise.
     Complete is a picture in which the reader finds all of the caption's objects and no other; pictures are continued to
     a square by their edges before they are read.
     """
@@ -191,7 +191,7 @@ def _arad(seed: int) -> Table:
     for _ in Trainer(roles, phase, seed=seed).fit(source, steps=TRAINING):
         pass
     lora.eval()
-    texts = mw.captions(144, relation=False)
+    texts = mw.captions(96, relation=False)
     square = loaded.defaults.size
     asked = {"1:1": (1, 1), "2:1": (1, 2), "1:2": (2, 1), "4:1": (1, 4), "1:4": (4, 1)}
     shapes = {name: buckets.nearest(s, square, loaded.defaults.multiple) for name, s in asked.items()}

@@ -125,7 +125,7 @@ def distance_ratio(
     budget=400,
 )
 def variable_size(seed: int) -> Table:
-    """VariableSize against direct sampling: `shapes` (native 64 px), 288 validation captions at 48 px and 96 of them at
+    """VariableSize against direct sampling: `shapes` (native 64 px), 192 validation captions at 48 px and 96 of them at
     128 px, 20 DDIM steps, CFG 3, the same noise.
 
     Entropy range is that of attention to N = 64 to 1024 Gaussian keys, logits of deviation 1.5, with T = 256. Drift is
@@ -134,7 +134,7 @@ def variable_size(seed: int) -> Table:
     objects and no other.
     """
     loaded = mw.model()
-    texts = mw.captions(288)
+    texts = mw.captions(192)
     arms: Mapping[str, tuple[Patch, ...]] = {"direct": (), "VariableSize": (VariableSize(),)}
     many = {48: texts, 128: texts[:96]}
     made = {(n, s): at_size(loaded, some, s, p, seed=seed) for n, p in arms.items() for s, some in many.items()}
