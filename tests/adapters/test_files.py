@@ -19,6 +19,7 @@ from suffuse.adapters import (
     IA3,
     DiagOFT,
     DyLoRA,
+    EncodedInput,
     FullWeight,
     GLoRA,
     LoHa,
@@ -37,8 +38,10 @@ from suffuse.adapters.original import originals
 from suffuse.backbones.encoder import Encoder
 from suffuse.core.errors import BadInput, Damaged, Refused
 from suffuse.core.expression import unparse
-from suffuse.core.patch import Adapter
+from suffuse.core.patch import Adapter, Patch
+from suffuse.layout import ControlNet
 from suffuse.loading.pipelines import assemble
+from suffuse.personalization import ImagePrompt
 from suffuse.testing import pipelines
 from suffuse.testing.fixtures import conditions, fixture, states
 
@@ -62,7 +65,7 @@ EVERY: list[Delta] = [
 ]
 
 
-def made(delta: Delta, target: nn.Module, spread: float = 0.05) -> Adapter:
+def made(delta: Patch, target: nn.Module, spread: float = 0.05) -> Adapter:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         adapter = delta.on(target)
@@ -94,6 +97,19 @@ def test_ours_comes_back_to_the_bit(delta: Delta, tmp_path: Path) -> None:
     assert again.patch == delta and again.scale == 0.7 and again.names == adapter.names
     assert torch.equal(value(net("unet").with_(again), "unet"), value(net("unet").with_(adapter), "unet"))
     assert load_adapters(tmp_path / "a.safetensors", net("unet"), 0.2)["denoiser"][0].scale == 0.2
+
+
+@pytest.mark.parametrize("patch", [EncodedInput(), ImagePrompt("soft"), ControlNet()], ids=unparse)
+def test_adapters_that_change_no_weights_come_back_too(patch: Patch, tmp_path: Path) -> None:
+    adapter = made(patch, net("unet")).scaled(0.7)
+    again = loaded(save_adapters(tmp_path / "a.safetensors", adapter), net("unet"))
+    assert again.patch == patch and again.scale == 0.7 and again.names == adapter.names
+    values = zip(again.state_dict().values(), adapter.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in values)
+    with pytest.raises(Refused):
+        load_adapters(tmp_path / "a.safetensors", net("dit"))
+    with pytest.raises(Refused, match="use save_adapters"):
+        save_as_kohya(tmp_path / "b.safetensors", adapter)
 
 
 @pytest.mark.parametrize("delta", EVERY, ids=unparse)

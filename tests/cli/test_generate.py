@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+import torch
+
+from suffuse import load
+from suffuse.adapters import LoRA, save_adapters
 from suffuse.images import recipe_of
 
 
@@ -28,3 +33,31 @@ def test_a_mistake_in_a_prompt_value_is_one_line(suffuse, tmp_path):
     status, _, said = suffuse("generate", "Weighted('a (red')", "-o", tmp_path / "a.png")
     assert status == 2 and said.count("\n") == 1 and "is not closed" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def style(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapter = LoRA(2).on(load("shapes").denoiser)
+        for p in adapter.parameters():
+            torch.nn.init.normal_(p, 0, 0.05)
+    return save_adapters(tmp_path / "style.safetensors", adapter)
+
+
+def test_files_of_adapters_are_part_of_the_model_that_a_recipe_names(suffuse, tmp_path, style):
+    file = tmp_path / "a.png"
+    status, printed, _ = suffuse("generate", "a red circle", "--lora", f"0.5*{style}", "--steps", 1, "-o", file)
+    recipe = recipe_of(file)
+    assert status == 0 and recipe["model"] == f"shapes + 0.5*{style}" and not {"lost", "patches"} & recipe.keys()
+    assert recipe["fingerprint"] != load("shapes").fingerprint
+    status, printed, _ = suffuse("replay", file, "-o", tmp_path / "b.png", "--json")
+    assert status == 0 and json.loads(printed)[0]["largest difference of 255"] == 0
+    patched = load(recipe["model"]).with_(LoRA(2).on(load("shapes").denoiser))
+    assert len(patched.changes) == 2 and len(patched.added) == 1
+
+
+@pytest.mark.parametrize("wrong, why", [("0.5.1*{}", "no strength"), ("{}.gone", "is missing")])
+def test_a_wrong_file_of_adapters_is_one_line(suffuse, tmp_path, style, wrong, why):
+    status, _, said = suffuse("generate", "a", "--lora", wrong.format(style), "-o", tmp_path / "a.png")
+    assert status == 2 and said.count("\n") == 1 and why in said

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..backbones.encoder import Encoder
 from ..core.errors import BadInput, Damaged, Refused
 from ..core.expression import parse
-from ..core.patch import Adapter
+from ..core.patch import Adapter, Patch
 from ..core.site import Site, sites_of
 from .delta import Delta, Part
 from .direct import IA3, FullWeight, Norms
@@ -47,10 +47,14 @@ def load_adapters(path: str | Path, networks: Any, scale: float | None = None) -
     """
     tensors, metadata = read_tensors(Path(path))
     targets = _networks(networks)
+    # ours may be of any kind; changes of weights are read like those of other programs
+    ours = {name: parse(said, Patch) for name in targets if (said := metadata.get(f"{name}.patch"))}
+    other = {name: patch for name, patch in ours.items() if not isinstance(patch, Delta)}
+    changes = {key: value for key, value in tensors.items() if key.split(".")[0] not in other}
     return {
         network: [_adapter(path, network, targets[network], kind, metadata, scale) for kind in _kinds(layers)]
-        for network, layers in _layers(path, targets, tensors).items()
-    }
+        for network, layers in _layers(path, targets, changes).items()
+    } | {name: [_made(path, name, targets[name], patch, tensors, metadata, scale)] for name, patch in other.items()}
 
 
 def with_adapters(model: Any, *loaded: Mapping[str, Adapter | Sequence[Adapter]]) -> Any:
@@ -158,6 +162,22 @@ def _cut(path: Any, tensor: str, value: Tensor, widths: Sequence[int]) -> Sequen
     raise Refused(f"{path}: {tensor!r} of a layer that holds several cannot be cut into {list(widths)}; only LoRAs can")
 
 
+def _made(
+    path: Any, network: str, target: Any, patch: Patch, tensors: Mapping[str, Tensor], metadata: Mapping[str, str],
+    scale: float | None,
+) -> Adapter:  # fmt: skip
+    """An adapter of any kind, with the parameters of the file."""
+    made = patch.on(target)
+    for name, part in zip(made.names, made.parts, strict=True):
+        start = f"{network}.{name}."
+        own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+        try:
+            part.load_state_dict(own)
+        except RuntimeError as error:
+            raise Refused(f"{path} was made for another architecture: {patch} at {name!r} does not fit") from error
+    return made.eval().scaled(_strength(metadata, network) if scale is None else scale)
+
+
 def _kinds(layers: Layers) -> list[tuple[type[Delta], Layers]]:
     """Layers by kind of adapter: files may mix them."""
     found: dict[type[Delta], Layers] = {}
@@ -202,8 +222,11 @@ def _adapter(
             tensors["dora_scale"] = tensors.pop("magnitude").view(-1, *[1] * (weight.ndim - 1))
         parts[name] = Part(tensors, alphas(name, tensors) if alpha is None else float(alpha))
         _check(path, patch, name, parts[name], weight)  # type: ignore[arg-type]
-    stored = float(metadata.get(f"{network}.scale", 1.0))
-    return Adapter(patch, parts, stored if scale is None else scale)
+    return Adapter(patch, parts, _strength(metadata, network) if scale is None else scale)
+
+
+def _strength(metadata: Mapping[str, str], network: str) -> float:
+    return float(metadata.get(f"{network}.scale", 1.0))
 
 
 def _patch(cls: Any, layers: Layers) -> Delta:

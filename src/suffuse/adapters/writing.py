@@ -23,19 +23,20 @@ Adapters = Adapter | Mapping[str, Adapter]
 
 
 def save_adapters(path: str | Path, adapters: Adapters) -> Path:
-    """Write adapters to a safetensors file of our own: keys are network, layer and tensor, metadata the expressions.
+    """Write adapters of any kind to a safetensors file of our own: keys are network, site and tensor, metadata the
+    expressions.
 
     Args:
         path: file to create or replace.
         adapters: of a denoiser, or by network.
 
     Raises:
-        Refused: an adapter that is no change of weights.
+        BadInput: a patch that no expression says.
     """
     tensors: dict[str, Tensor] = {}
     metadata = {"format": "suffuse"}
     for network, adapter in _named(adapters).items():
-        metadata |= {f"{network}.patch": unparse(_delta(adapter)), f"{network}.scale": repr(adapter.scale)}
+        metadata |= {f"{network}.patch": unparse(adapter.patch), f"{network}.scale": repr(adapter.scale)}
         for name, part in _parts(adapter):
             tensors |= {f"{network}.{name}.{tensor}": value for tensor, value in part.items()}
     return atomic_write(path, save(tensors, metadata))
@@ -55,7 +56,7 @@ def save_as_diffusers(path: str | Path, adapters: Adapters) -> Path:
     for network, adapter in _named(adapters).items():
         unet = any(name.startswith(("down_blocks", "mid_block", "up_blocks")) for name in adapter.names)
         prefix = network if network != DENOISER else "unet" if unet else "transformer"
-        for name, part in _parts(adapter):
+        for name, part in _deltas(adapter):
             if not {"lora_down", "lora_up", "alpha"} >= part.keys():
                 what = f"{adapter.patch}: LoRA files of diffusers hold plain LoRAs only"
                 raise Refused(f"{what}; use save_as_kohya, or extract a LoRA from bake(net, adapter)")
@@ -77,7 +78,7 @@ def save_as_kohya(path: str | Path, adapters: Adapters) -> Path:
     first = "lora_te1" if "text_encoder_2" in named else "lora_te"
     prefixes = {DENOISER: "lora_unet", "text_encoder": first, "text_encoder_2": "lora_te2"}
     for network, adapter in named.items():
-        for name, part in _parts(adapter):
+        for name, part in _deltas(adapter):
             layer = flat(name if network == DENOISER else with_text_model(name))
             tensors |= {f"{prefixes[network]}_{layer}.{TENSORS.get(t, t)}": value for t, value in part.items()}
     plain = all(isinstance(adapter.patch, LoRA) for adapter in named.values())
@@ -92,19 +93,18 @@ def _named(adapters: Adapters) -> dict[str, Adapter]:
     return named
 
 
-def _delta(adapter: Adapter) -> Delta:
+def _deltas(adapter: Adapter) -> list[tuple[str, dict[str, Tensor]]]:
     if not isinstance(adapter.patch, Delta):
-        raise Refused(
-            f"{adapter.patch}: adapter files hold changes of weights; give an adapter such as LoRA(8).on(denoiser)"
-        )
-    return adapter.patch
+        what = f"{adapter.patch}: files of other programs hold changes of weights"
+        raise Refused(f"{what}; give an adapter such as LoRA(8).on(denoiser), or use save_adapters")
+    return _parts(adapter)
 
 
 def _parts(adapter: Adapter) -> list[tuple[str, dict[str, Tensor]]]:
-    delta, found = _delta(adapter), []
+    found = []
     for name, part in zip(adapter.names, adapter.parts, strict=True):
         tensors = {k: v.detach().cpu().contiguous() for k, v in part.state_dict().items()}
-        if isinstance(delta, IA3):
+        if isinstance(adapter.patch, IA3):
             tensors["on_input"] = torch.tensor(len(tensors["weight"]) == 1)
         found.append((name, tensors))
     return found

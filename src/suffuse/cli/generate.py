@@ -30,6 +30,14 @@ def generate(
         ),
     ],
     model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            help="Adapter file of any program (LoRA, LyCORIS, ...), such as 0.8*style.safetensors; may be given again. "
+            "All commands take them in --model too: 'shapes + 0.8*style.safetensors'.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="PNG file, or folder for several; by default in out/.")
     ] = None,
@@ -82,7 +90,7 @@ def generate(
     if number > 1 and target.suffix.lower() == ".png":
         raise BadInput(f"output: {target} is one file for {number} pictures; give a folder")
     words, against = read_prompt(prompt), read_prompt(negative) if negative else None
-    loaded = load(model)
+    loaded = load(" + ".join([model, *(lora or ())]))
     if speed:
         loaded = tuned(loaded, speed, rows=2 * (batch or number))
     how: dict[str, Any] = {

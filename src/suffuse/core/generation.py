@@ -201,7 +201,7 @@ class Generation:
                 "sampler": self.sampler,
                 "spacing": self.spacing,
                 "guidance": self.guidance,
-                "patches": [*self.model.changes, *self.patches],
+                "patches": [*self.model.added, *self.patches],
                 "hooks": self.hooks,
             },
             plain={

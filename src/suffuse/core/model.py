@@ -48,6 +48,7 @@ class Model:
         defaults: how it is run.
         layout: how it is written.
         name: what it was loaded as.
+        named: adapters of the files that its name tells of.
     """
 
     conditioner: Conditioner
@@ -56,6 +57,7 @@ class Model:
     defaults: Defaults
     layout: Layout
     name: str = ""
+    named: Sequence[Any] = ()
     _prints: dict[Any, str] = field(default_factory=dict, repr=False)
 
     # making pictures
@@ -330,6 +332,11 @@ class Model:
                 found.append(inner.adapter or inner.binding.patch)
             inner = inner.base
         return found
+
+    @property
+    def added(self) -> list[Any]:
+        """Those that its name does not tell of: what a recipe says beside it."""
+        return [change for change in self.changes if not any(change is known for known in self.named)]
 
     @property
     def mode(self) -> Mode:

@@ -133,7 +133,7 @@ def cyclic_one_way(
         noise=plan.noise, setting=plan.setting,
     )  # fmt: skip
     shared = recipe(
-        parts={"cycle": cycle, "guidance": rest, "sampler": plan.sampler, "patches": model.changes},
+        parts={"cycle": cycle, "guidance": rest, "sampler": plan.sampler, "patches": model.added},
         plain={"task": "cyclic_one_way", "model": model.name, "fingerprint": model.fingerprint, "steps": steps,
                "seed": seed, "height": size[0], "width": size[1], "canvas": hash_of(pixels)},
     )  # fmt: skip

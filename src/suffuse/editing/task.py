@@ -165,7 +165,7 @@ def edit(
     found = decode(plan, code, before, after, editors, progress)
     shared = recipe(
         parts={"inversion": inversion, "editor": editors, "guidance": plan.guidance, "sampler": sampler,
-               "spacing": spacing, "patches": model.changes},
+               "spacing": spacing, "patches": model.added},
         plain={"task": "edit", "model": model.name, "fingerprint": model.fingerprint, "steps": steps, "seed": seed,
                "points": points, "height": size[0], "width": size[1]},
     )  # fmt: skip

@@ -29,7 +29,8 @@ def load(
 
     Args:
         name: a bundled model ("shapes"), a folder in diffusers' layout, a single safetensors file, or a repository on
-            the hub ("owner/name"), fetched if it is not on this machine yet (HF_HUB_OFFLINE=1 forbids it).
+            the hub ("owner/name"), fetched if it is not on this machine yet (HF_HUB_OFFLINE=1 forbids it). Files of
+            adapters may follow, with their strength: "shapes + 0.8*style.safetensors + other.safetensors".
         dtype: of the weights; default float32, also for files in half precision. On a CPU bfloat16 may be faster,
             float16 is twenty times slower and refused.
         device: where to put it; default the CPU.
@@ -43,7 +44,8 @@ def load(
         raise BadInput(
             "dtype=torch.float16: runs twenty times slower than bfloat16 on a CPU; give torch.bfloat16 or leave it out"
         )
-    text, path = os.fspath(name), Path(name)
+    text, *adapters = os.fspath(name).split(" + ")
+    path = Path(text)
     if text in bundled():
         model = _folder(BUNDLED / text, dtype, variant, text)
     elif path.is_dir():
@@ -60,7 +62,23 @@ def load(
         raise BadInput(
             f"model {text!r}: no bundled model, folder, file or hub id (owner/name); {nearest(text, bundled())}"
         )
+    for adapter in adapters:
+        model = _adapted(model, adapter.strip())
     return model.to(device)
+
+
+def _adapted(model: Model, said: str) -> Model:
+    """With the adapters of a file, "0.8*style.safetensors"."""
+    from ..adapters.reading import load_adapters, with_adapters
+
+    scale, file = re.fullmatch(r"(?:([-+]?[\d.]+(?:e[-+]?\d+)?)\*)?(.*)", said).groups()  # type: ignore[union-attr]
+    try:
+        strength = float(scale) if scale else None
+    except ValueError as error:
+        raise BadInput(f"model: {scale!r} is no strength of {file}; give a number, as in 0.8*{file}") from error
+    adapters = load_adapters(file, model, strength)
+    named = [*model.named, *(adapter for found in adapters.values() for adapter in found)]
+    return replace(with_adapters(model, adapters), name=f"{model.name} + {said}", named=named)
 
 
 def bundled() -> list[str]:
