@@ -56,10 +56,12 @@ def deediff(seed: int) -> Table:
     """Early exits of a U-ViT of 8 layers on 8x8 digits, trained here for 8000 steps of 32 with its heads.
 
     1000 pictures in 25 DDIM steps; theta is set on 256 others so that 60 % of the layers run. Frechet distance to all
-    digits on the features of a classifier trained here;
-    against the full network, and against leaving always at layer 5 of 8. Then the same network trained with layers
-    weighed alike. Spearman's correlation of a head's mean uncertainty with its mean error is over layers, 512 digits
-    and random times.
+    digits on the features of a classifier trained here; against the full network, and against leaving always at layer 5
+    of 8. Then the same network trained with layers weighed alike. Spearman's correlation of a head's mean uncertainty
+    with its mean error is over layers, 512 digits and random times.
+
+    A null result against a fixed depth: these digits do not need the depth. Leaving always at layer 5 or 4 gives 32.6
+    and 31.1 to the full network's 34.7, so that no rule for leaving early has anything to win.
     """
     trained = _trained(seed)
     blind = _trained(seed, aware=False)

@@ -42,6 +42,9 @@ def efficient_survey(seed: int) -> Table:
     captions of three objects, which the model does not always get right. An error is one minus the reader's score of a
     caption's objects. The best stack of two options or more is the one of fewest multiplications whose mean error is at
     most 1.1 times the baseline's; so is the best single option.
+
+    A null result for stacks: 10 steps of UniPC by themselves need 0.22 of the MACs, and every stack that needs less has
+    1.2 times the baseline's errors or more, as far as 64 captions tell.
     """
     loaded = mw.model()
     texts = [str(c) for c in mw.captions(CAPTIONS, objects=3)]
