@@ -99,6 +99,10 @@ def demofusion(seed: int) -> Table:
     has both and no window: before it, that picture has 0.81 [0.74, 0.86] of this seam energy (16 held-out captions).
     The last figure is the largest state about which the network is asked at once, at 192 px over 64 px: four pictures,
     four rows of views at once.
+
+    Whether what is missed are seams stays open: a straight edge along a border outweighs all other pictures. 256 true
+    scenes at 128 px, which have no seam, have a seam energy of 0.9 in the median, 1.2 [1.06, 1.37] in the mean and 12.7
+    at most; the median of DemoFusion's ratio is 1.11 [0.94, 1.39] on 16 held-out captions.
     """
     loaded, steps = mw.model(), 20
     texts = [c for c in mw.captions(64) if c.count <= 2][:32]
