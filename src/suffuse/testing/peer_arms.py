@@ -1,4 +1,5 @@
-"""The arms of the comparison with peers: diffusers as it comes and at its best, other caches, and ours."""
+"""The arms of the comparison with peers: diffusers as it comes and at its best, other caches, quantised weights, and
+ours."""
 
 from __future__ import annotations
 
@@ -66,6 +67,8 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
             stock(second, "DPM-Solver++ 2M, 20 steps, interval 2", steps=20, guidance=w, scheduler=solver(second),
                   by="DeepCache"),
         ]  # fmt: skip
+    if find_spec("torchao"):
+        arms.append(stock(pipe(_torchao), f"DDIM, {STEPS} steps, int8 weights", steps=STEPS, guidance=w, by="torchao"))
     cache, half = DeepCache(every=3), CFG(w).during(0.0, 0.5)
     arms += [
         own(model, f"DDIM, {STEPS} steps", sampler=DDIM(), steps=STEPS, guidance=w),
@@ -100,6 +103,8 @@ def flow(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
     ]
     if find_spec("cache_dit"):
         arms.append(stock(pipe(_cache_dit), f"Euler, {STEPS} steps", steps=STEPS, guidance=w, by="cache-dit"))
+    if find_spec("torchao"):
+        arms.append(stock(pipe(_torchao), f"Euler, {STEPS} steps, int8 weights", steps=STEPS, guidance=w, by="torchao"))
     half = CFG(w).during(0.0, 0.5)
     first, seer = FirstBlockCache(0.1), TaylorSeer(every=4)
     arms += [
@@ -147,3 +152,10 @@ def _cache_dit(pipe: Any) -> None:
     enable_cache(
         pipe, cache_config=DBCacheConfig(Fn_compute_blocks=1, Bn_compute_blocks=0, residual_diff_threshold=0.1)
     )
+
+
+def _torchao(pipe: Any) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    # of its ways to int8, the fastest on a processor without compilation
+    quantize_(pipe.unet if hasattr(pipe, "unet") else pipe.transformer, Int8WeightOnlyConfig())
