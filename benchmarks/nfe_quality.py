@@ -1,4 +1,4 @@
-"""Error against network evaluations of samplers here and diffusers' schedulers: `python benchmarks/nfe_quality.py`.
+"""Error against evaluations of samplers here and diffusers' schedulers: `benchmarks/nfe_quality.py shapes shapes-flow`.
 
 On the bundled `shapes` and `shapes-flow`, captions of the frozen validation split, the model's own guidance. Writes
 docs/nfe-quality.json and docs/nfe-quality.png; `suffuse docs build` then writes docs/nfe-quality.md. Takes about ten
@@ -234,7 +234,7 @@ def draw(models: Mapping[str, Any], path: Path) -> None:
 def main() -> None:
     """Measure some models and keep what the file has of the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(SPACINGS), help="bundled models; none only draws")
+    parser.add_argument("models", nargs="*", help=f"some of {', '.join(SPACINGS)}; none only draws")
     parser.add_argument("--captions", type=int, default=6, help="how many validation captions")
     parser.add_argument("--seed", type=int, default=0, help="of the start noise")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="evaluations of the guided network")
