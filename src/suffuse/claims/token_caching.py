@@ -51,8 +51,7 @@ class WithoutRecovery(RAS):
     paper="ras",
     expect={
         "MACs": at_most(0.7),
-        # The card's starting value was 1. Measured 0.72 [0.04, 1.5] on 32 captions: see below.
-        "PSNR over random tokens, dB": at_least(0.0),
+        "PSNR over random tokens, dB": at_least(1.0),
         "PSNR over no recovery, dB": at_least(1.0),
         "pixels that differ at ratio=1": between(0.0, 0.0),
     },
@@ -66,6 +65,9 @@ def ras(seed: int) -> Table:
     than the paper's with 333 and 4096, so that MACs can only fall as asked where the text stream is left out at sparse
     steps as well (text=False), in all arms; the table also has tokens by chance among those that were left out least,
     RAS with the text, and fewer steps at its MACs.
+
+    A null result against tokens by chance: 0.57 [-0.04, 1.2] dB. Turns alone give 0.43 of them to tokens by chance;
+    knowing where the state changes most adds 0.14.
     """
     loaded = mw.model("shapes-flow")
     texts = mw.captions(TUNED + N)[TUNED:]
