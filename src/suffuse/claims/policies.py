@@ -59,6 +59,12 @@ def bac(seed: int) -> Table:
     observations of other episodes, paired. Return: mean over the steps of exp(-2 distance to the goal), less 1 inside
     of the disc, in closed loop from 64 starts, paired by start; the noise of an action differs from episode to episode
     and chunk to chunk and is the same for every arm.
+
+    A null result with 100 steps of DDPM. Schedules of single layers let them compute at different steps, on inputs that
+    are not fresh together, and that costs more here than better steps win: with noise predicted and clipped as in the
+    paper, on another seed and without the union, they have 1.15 [0.92, 1.42] times the error of even steps, and the one
+    best schedule for all layers 0.77 [0.56, 0.99] times. With 10 steps these are 1.28 [1.09, 1.49] and 1.01 [0.86,
+    1.15], so that the gain of clean actions with 10 steps, without a band, is one of this parametrisation.
     """
     policy, seen = _trained(seed)
     fitted, tested = seen[:32], seen[32:288]
