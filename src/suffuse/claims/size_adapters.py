@@ -14,12 +14,12 @@ from suffuse.core.patch import Adapter
 from suffuse.core.training import Phase
 from suffuse.evaluation import statistics
 from suffuse.evaluation.features import load_reader
-from suffuse.training import AdamW, Buckets, Denoising, Shuffled, Trainer, WarmupDecay
+from suffuse.training import AdamW, Buckets, Shuffled, Trainer, WarmupDecay
 from suffuse.world import WorldConfig, batch, frozen, render
 
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
-from .sizes import Made, at_size, distance_ratio, patches
+from .sizes import OWN, Made, at_size, distance_ratio, emphasised, patches
 
 SIDES, SCENES, BATCH, TRAINING = (48, 80, 96, 112, 128), 512, 8, 300
 """Sides of the buckets, training scenes, rows of a batch, and steps."""
@@ -117,8 +117,9 @@ def _mixed(loaded: Model, seed: int) -> Buckets:
 
 def _scenes(loaded: Model, side: int, config: WorldConfig, seed: int) -> Shuffled:
     """Encoded scenes of the world with their captions."""
-    views, captions = batch("train", 0, SCENES, side, seed=seed + 100, config=config)
-    latents = torch.cat([loaded.encode(part) for part in views.rgb.split(32)])
+    views, captions = batch("train", 0, SCENES, side, seed=seed + 100, config=config, maps=("masks",))
+    assert views.masks is not None
+    latents = emphasised(torch.cat([loaded.encode(part) for part in views.rgb.split(32)]), views.masks)
     return Shuffled(latents, loaded.condition([str(c) for c in captions], size=(side, side)), BATCH, seed)
 
 
@@ -134,7 +135,7 @@ def _train(loaded: Model, parts: Sequence[Adapter], source: Any, steps: int, see
     roles: dict[str, Any] = {"model": loaded.denoiser.with_(*parts)}
     roles |= {f"part{k}": part for k, part in enumerate(parts)}
     names = tuple(name for name in roles if name != "model")
-    phase = Phase(Denoising(dropout=0.1), trains=names, optim=AdamW(lr=1e-3, schedule=WarmupDecay(10, 0.5)))
+    phase = Phase(OWN, trains=names, optim=AdamW(lr=1e-3, schedule=WarmupDecay(10, 0.5)))
     for _ in Trainer(roles, phase, seed=seed, precision="bf16").fit(source, steps=steps):
         pass
     for part in parts:
