@@ -44,7 +44,7 @@ def load(
         raise BadInput(
             "dtype=torch.float16: runs twenty times slower than bfloat16 on a CPU; give torch.bfloat16 or leave it out"
         )
-    text, *adapters = os.fspath(name).split(" + ")
+    text, *adapters = [os.fspath(name)] if Path(name).exists() else os.fspath(name).split(" + ")
     path = Path(text)
     if text in bundled():
         model = _folder(BUNDLED / text, dtype, variant, text)
