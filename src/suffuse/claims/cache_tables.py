@@ -190,7 +190,9 @@ def a_sdm_inheritance(seed: int) -> Table:
         "Frechet / full": _ratio(made["feature inheritance"], made["full"], truth),
         "Frechet of switching / student alone": _ratio(made["switching, half width"], made["half width alone"], truth),
         "MACs of switching": macs["switching, half width"] / macs["full"],
-        "the same, assembled": _ratio(made["switching, assembled"], made["assembled alone"], truth),
+        "Frechet of switching / student alone, assembled": _ratio(
+            made["switching, assembled"], made["assembled alone"], truth
+        ),
         "reader errors of inheritance / full": statistics.ratio(
             made["feature inheritance"].error.numpy(), made["full"].error.numpy()
         ),
