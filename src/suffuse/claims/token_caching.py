@@ -67,7 +67,9 @@ def ras(seed: int) -> Table:
     RAS with the text, and fewer steps at its MACs.
 
     A null result against tokens by chance: 0.57 [-0.04, 1.2] dB. Turns alone give 0.43 of them to tokens by chance;
-    knowing where the state changes most adds 0.14.
+    knowing where the state changes most adds 0.14. There is not much to win: on 16 other captions RAS gains 0.51
+    [-0.39, 1.5] dB, and an oracle that leaves out the tokens whose velocity is nearest to their last one 1.5 [0.31,
+    2.7].
     """
     loaded = mw.model("shapes-flow")
     texts = mw.captions(TUNED + N)[TUNED:]
