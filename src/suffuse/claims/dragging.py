@@ -1,4 +1,4 @@
-"""Claims of methods that move, scale and drag what is in a picture, in the world, where positions are known."""
+"""Claims of methods that move and scale what is in a picture, in the world, where positions are known."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suffuse.core.model import Model
-from suffuse.editing import DiffEditor, DirectInversion, DragDiffusion, DragonDiffusion, LatentDrag, Move
-from suffuse.editing.drag_bench import mean_distance
+from suffuse.editing import DiffEditor, DirectInversion, DragonDiffusion, Move
 from suffuse.evaluation import Pictures, statistics
 from suffuse.evaluation.features import load_reader
-from suffuse.evaluation.image import PSNR, SSIM
+from suffuse.evaluation.image import PSNR
 from suffuse.world import COLOURS, SHAPES, Caption, Phrase, Scenes, WorldConfig, render, sample_scenes
 from suffuse.world.render import boxes
 
@@ -269,67 +268,3 @@ def _deviation(loaded: Model, cases: Sequence[Task], method: Callable[[Move], Dr
     pixels = torch.stack([run(loaded, cases, method, seed=seed).pixels for seed in range(3)])
     hole = torch.stack([case.mask for case in cases]).expand(-1, 3, -1, -1) > 0
     return float(pixels.std(0)[hole].mean())
-
-
-@claim(
-    paper="dragdiffusion",
-    expect={
-        "mean distance / before": at_most(0.5),
-        "SSIM outside": at_least(0.8),
-        "distance, without drag - with": at_least(0.0),
-        "SSIM outside, with bank - without": at_least(0.0),
-        "SSIM outside, with LoRA - without": at_least(0.0),
-    },
-    budget=400,
-)
-def dragdiffusion(seed: int) -> Table:
-    """DragDiffusion and its stages: `shapes`, 6 objects dragged by 16 px at five points each, centre and sides, 20 DDIM
-    steps of which 14 are inverted, LoRA of rank 16 in 80 steps. Mean distance of DragBench (features of the decoder at
-    t = 0.261, 8 draws) over that before; SSIM outside of the old and the new place stands for 1 - LPIPS, whose weights
-    are not bundled. Each arm leaves out one stage.
-    """
-    loaded, cases = mw.model(), tasks(6, seed, MOVES[:4])
-    task = DragDiffusion(LatentDrag(rate=0.05))
-    arms = {
-        "DragDiffusion": task,
-        "without LoRA": replace(task, lora_steps=0),
-        "without drag": replace(task, drag=replace(task.drag, iterations=0)),
-        "without bank": replace(task, bank=None),
-    }
-    found = {name: dragged(loaded, cases, arm) for name, arm in arms.items()}
-    rows: list[Mapping[str, Cell]] = [
-        {"arm": name, "mean distance": statistics.mean(d), "error, reader": statistics.mean(arm.error),
-         "PSNR outside": statistics.mean(arm.outside), "SSIM outside": statistics.mean(ssim)}
-        for name, (d, ssim, arm) in found.items()
-    ]  # fmt: skip
-    (far, alike, _), (_, plain, _), (undragged, _, _), (_, alone, _) = found.values()
-    return Table(
-        rows,
-        {
-            "mean distance / before": statistics.mean(far / SHIFT),
-            "SSIM outside": statistics.mean(alike),
-            "distance, without drag - with": statistics.difference(undragged, far),
-            "SSIM outside, with bank - without": statistics.difference(alike, alone),
-            "SSIM outside, with LoRA - without": statistics.difference(alike, plain),
-        },
-    )
-
-
-def dragged(loaded: Model, cases: Sequence[Task], task: DragDiffusion) -> tuple[np.ndarray, np.ndarray, Outcome]:
-    """Mean distances, SSIM outside, and what the reader sees."""
-    pixels, far = [], []
-    for case in cases:
-        points, white = handles(case), torch.ones(1, 1, SIDE, SIDE)
-        made = task(loaded, case.image, case.prompt, points=points.tolist(), mask=white, steps=20)
-        pixels.append(loaded.decode(made.decoded.target)[0].clamp(-1, 1))
-        far.append(float(mean_distance(loaded, case.image, pixels[-1], case.prompt, points).mean()))
-    after, before = torch.stack(pixels), torch.stack([case.image for case in cases])
-    kept = Pictures(after, (), before, torch.stack([case.changed for case in cases]))
-    return np.array(far), SSIM("outside").score(kept).numpy(), seen(cases, after)
-
-
-def handles(case: Task) -> Tensor:
-    """(5, 4): centre and sides of the object, and where they are to be."""
-    reach = 0.7 * float(case.scene.radius[0, 0]) * SIDE
-    around = reach * torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    return torch.cat([case.centre + around, case.goal + around], 1)
