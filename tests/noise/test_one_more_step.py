@@ -34,6 +34,11 @@ def fitted():
     return OneMoreStep.fit(source, fixtures.fixture("unet").process, steps=60, widths=(16, 16), dropout=0.0)
 
 
+def test_it_attends_below_its_first_level_only(fitted):
+    places = {name.split("attentions")[0] for name, _ in fitted.network.unet.named_modules() if "attentions" in name}
+    assert places == {"down_blocks.1.", "mid_block.", "up_blocks.0."}
+
+
 def test_it_learns_the_mean_of_what_a_text_shows(fitted):
     z = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
     v = fitted.network(z, source(0).cond["text"])

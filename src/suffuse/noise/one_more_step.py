@@ -24,6 +24,8 @@ from ..core.value import Coef, Value, combine
 class StartNet(nn.Module):
     """psi(z, c): a UNet told by text and by no time, which predicts v at pure noise, v = -x0.
 
+    It attends below its first level only: what it is for is low frequencies, and there attention is cheap.
+
     Args:
         channels: of the latents.
         text: width of the text's token states.
@@ -34,14 +36,15 @@ class StartNet(nn.Module):
     def __init__(self, channels: int, text: int, widths: Sequence[int] = (32, 64), size: int = 16):
         super().__init__()
         self.channels, self.text, self.widths, self.size = channels, text, tuple(widths), size
+        deeper = len(self.widths) - 1
         self.unet = UNet2DConditionModel(
             sample_size=size,
             in_channels=channels,
             out_channels=channels,
             layers_per_block=1,
             block_out_channels=self.widths,
-            down_block_types=("CrossAttnDownBlock2D",) * len(self.widths),
-            up_block_types=("CrossAttnUpBlock2D",) * len(self.widths),
+            down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * deeper),
+            up_block_types=(*["CrossAttnUpBlock2D"] * deeper, "UpBlock2D"),
             cross_attention_dim=text,
             attention_head_dim=8,
             norm_num_groups=8,
