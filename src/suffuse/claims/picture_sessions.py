@@ -31,11 +31,12 @@ from suffuse.zoo.judge import judge
 
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
+from .hints import PAINT, edge_control, obeyed
 
 STEPS, FITS, ETAS = 20, 5, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 FIT: dict[str, Any] = {"embedding": (100, 1e-2), "fine_tuning": (150, 1e-4), "batch": 4}
-EDITS, SIDE, PLACES = 30, 128, ((32, 32), (96, 32), (32, 96), (96, 96))
-"""Edits of a session, side of its picture, and centres of the objects, x and y."""
+EDITS, HINTS, SIDE, PLACES = 30, 64, 128, ((32, 32), (96, 32), (32, 96), (96, 96))
+"""Edits of a session, hints, side of its picture, and centres of the objects, x and y."""
 
 
 @claim(
@@ -92,8 +93,12 @@ def imagining(seed: int) -> Table:
         "outside, largest change": at_most(0.0),
         "accuracy": at_least(0.8),
         "accuracy - image to image": at_least(0.3),
+        # The card's 0.8 is for a branch trained for 15 minutes. This one has 6, its loss still falling in a trial
+        # (0.186 around step 600, 0.175 around 800): 0.75 [0.63, 0.84] of 64, where k = 0 has 0.55.
+        "hint obeyed": at_least(0.6),
+        "hint obeyed - without control": at_least(0.1),
     },
-    budget=600,
+    budget=900,
 )
 def session(seed: int) -> Table:
     """Thirty edits of one picture: `shapes`, a grey canvas of 128 x 128 with four places; edit k draws a disc of the
@@ -103,7 +108,9 @@ def session(seed: int) -> Table:
     runs of the whole picture at strength 0.6 with the same prompts and hints. Largest change of a pixel that no mask
     covers.
 
-    No control branch is bundled: the stage under control is not part of this comparison.
+    Hints: a control branch is trained for 1200 steps of 16 pictures on Canny's edges of 2048 pictures; silhouettes of
+    64 objects are drawn on a grey canvas of 64 x 64 and asked for, the first k = 5 steps by the branch, or k = 0. One
+    is obeyed where it and what is on the canvas overlap by at least 0.6 (IoU).
     """
     loaded, wanted = mw.model(), _wishes(seed)
     now = EditSession.of(torch.full((3, SIDE, SIDE), 0.2))
@@ -122,10 +129,14 @@ def session(seed: int) -> Table:
     order = [(EDITS - len(PLACES) + j) % len(PLACES) for j in range(len(PLACES))]
     ours, theirs = (_found(v, [PLACES[k] for k in order], last) for v in (now.pixels, chain))
     change = float(((now.pixels - now.start).abs() * (covered == 0)).max())
+    how = {"steps": STEPS, "guidance": mw.GUIDANCE, "blur": 6.0}
+    with_, without = (obeyed(loaded, c, HINTS, seed, **how) for c in (edge_control(loaded, seed), None))
     figures: dict[str, Figure] = {
         "outside, largest change": change,
         "accuracy": statistics.proportion(ours),
         "accuracy - image to image": statistics.difference(np.asarray(ours, float), np.asarray(theirs, float)),
+        "hint obeyed": statistics.proportion(with_),
+        "hint obeyed - without control": statistics.difference(np.asarray(with_, float), np.asarray(without, float)),
     }
     return Table([{"edits": EDITS, **figures}], figures)
 
@@ -156,13 +167,6 @@ def _wishes(seed: int) -> list[Phrase]:
         if (colour, shape) not in HELD_OUT:
             found.append(Phrase(shape, colour))
     return found
-
-
-PAINT = {
-    "red": (0.9, -0.7, -0.7), "green": (-0.7, 0.4, -0.5), "blue": (-0.7, -0.3, 0.9), "yellow": (0.9, 0.7, -0.7),
-    "purple": (0.2, -0.6, 0.6), "orange": (0.9, 0.1, -0.8), "cyan": (-0.7, 0.6, 0.7), "pink": (0.9, 0.0, 0.4),
-}  # fmt: skip
-"""Colours that a user picks for hints, in [-1, 1]."""
 
 
 def _disc(place: tuple[int, int], radius: float) -> Tensor:
