@@ -41,7 +41,7 @@ def test_pairs_are_rows_and_refusals_have_their_reason_once(tmp_path):
 
 
 def test_arms_of_released_sizes_have_their_ratio_and_drift(tmp_path):
-    assert full_size_page(tmp_path).endswith("nothing of pictures.\n")
+    assert full_size_page(tmp_path).endswith("a busy machine.\n")
     row = {"arm": "DDIM, 5 steps", "seconds": 2.0, "ratio": 0.98, "interval": [0.9, 1.1], "operations": 1.0,
            "memory": 0.5, "drift": None}  # fmt: skip
     run = {"weights": 860_000_000, "steps": 5, "rounds": 5, "rows": [row, {**row, "drift": 1e-6}]}
