@@ -96,7 +96,7 @@ class _Borders(Guidance):
         "seam energy, moving tiles / half overlap": at_most(1.0),
         "evaluations, moving tiles / half overlap": at_most(0.6),
         "shapes x4: seam energy, moving / fixed tiles": at_most(1.0),
-        "complete at 2:1 and 1:2, ARAD - direct": at_least(0.05),
+        "complete at 2:1 and 1:2, ARAD - direct": at_least(0.15),
         "objects right at 1:1, ARAD - direct": at_least(-0.05),
     },
     budget=900,
@@ -115,9 +115,10 @@ def any_size_diffusion(seed: int) -> Table:
     native area, objects as large as ever, by the model's own objective and with a learning rate that falls as in its
     own training; 96 validation captions without a relation, 36 of them at 4:1 and 1:4, 20 DDIM steps, CFG 3, the same
     noise. Complete is a picture in which the reader finds all of the caption's objects and no other; pictures are
-    continued to a square by their edges before they are read. The card asks for 15 points more at 2:1 and 1:2. With
-    uniform times and weights in training it was 12 [6, 19], and then these pictures were as often complete as ARAD's
-    at 1:1, 77 %, beyond which other proportions have nothing to gain; objects right at 1:1 lost 7 points [2, 14].
+    continued to a square by their edges before they are read.
+
+    With uniform times and weights in training completeness at 2:1 and 1:2 gained 12 points [6, 19], up to what ARAD
+    reaches at 1:1, and objects right at 1:1 lost 7 [2, 14]; by the model's own objective neither moves.
     """
     tiles, buckets = _moving_tiles(seed), _arad(seed)
     return Table([*tiles.rows, *buckets.rows], {**tiles.figures, **buckets.figures})
