@@ -1,6 +1,6 @@
 """Networks of released sizes with random weights, for pure compute: diffusers, and ours plain, tuned, cached, shorter.
 
-    python benchmarks/full_size.py sd15|dit|sdxl|sd3|flux [--device cuda] [--dtype bfloat16] [--steps 28] [--compiled]
+    python benchmarks/full_size.py sd15|dit|sdxl|sd3|flux [--device cuda] [--dtype bfloat16] [--steps 25] [--compiled]
 
 All arms run the same network on the same noise under the same condition, without text encoder and (but for DiT, whose
 pipeline has a tiny one) decoder, in turns; ratios are to diffusers' own pipeline with as many steps. "drift" is the

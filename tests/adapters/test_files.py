@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -108,6 +109,12 @@ def test_adapters_that_change_no_weights_come_back_too(patch: Patch, tmp_path: P
     assert all(torch.equal(a, b) for a, b in values)
     with pytest.raises(Refused):
         load_adapters(tmp_path / "a.safetensors", net("dit"))
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        metadata = file.metadata()
+    more = load_file(tmp_path / "a.safetensors") | {"denoiser.deeper.weight": torch.ones(1)}
+    save_file(more, tmp_path / "more.safetensors", metadata)
+    with pytest.raises(Refused, match="no place for 'denoiser.deeper.weight'"):
+        load_adapters(tmp_path / "more.safetensors", net("unet"))
     with pytest.raises(Refused, match="use save_adapters"):
         save_as_kohya(tmp_path / "b.safetensors", adapter)
 

@@ -168,6 +168,7 @@ def _made(
 ) -> Adapter:  # fmt: skip
     """An adapter of any kind, with the parameters of the file."""
     made = patch.on(target)
+    left = {key for key in tensors if key.startswith(f"{network}.")}
     for name, part in zip(made.names, made.parts, strict=True):
         start = f"{network}.{name}."
         own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
@@ -175,6 +176,9 @@ def _made(
             part.load_state_dict(own)
         except RuntimeError as error:
             raise Refused(f"{path} was made for another architecture: {patch} at {name!r} does not fit") from error
+        left -= {f"{start}{key}" for key in own}
+    if left:
+        raise Refused(f"{path} was made for another architecture: this {network} has no place for {min(left)!r}")
     return made.eval().scaled(_strength(metadata, network) if scale is None else scale)
 
 

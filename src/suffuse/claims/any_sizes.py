@@ -35,11 +35,12 @@ from suffuse.resolution.bench import seam_energy
 from suffuse.samplers import DDIM
 from suffuse.training import AdamW, Shuffled, Trainer, WarmupDecay
 from suffuse.world import Caption, describe, render, sample_scenes
+from suffuse.zoo.recipes.shapes import OBJECTIVE
 
 from . import microworld as mw
 from .claim import Cell, Table, at_least, at_most, claim
 from .large_pictures import NATIVE, pictures_of
-from .sizes import OWN, Made, emphasised
+from .sizes import Made, emphasised
 
 
 class _Field(Denoiser):
@@ -190,7 +191,7 @@ def _arad(seed: int) -> Table:
     sizes = buckets.sizes(loaded.defaults.size, loaded.defaults.multiple)
     source = Balanced({size: _scenes(loaded, size, seed) for size in sizes})
     roles = {"model": loaded.denoiser.with_(lora), "lora": lora}
-    phase = Phase(OWN, trains="lora", optim=AdamW(lr=5e-4, schedule=WarmupDecay(10, 0.5)))
+    phase = Phase(OBJECTIVE, trains="lora", optim=AdamW(lr=5e-4, schedule=WarmupDecay(10, 0.5)))
     for _ in Trainer(roles, phase, seed=seed, precision="bf16").fit(source, steps=TRAINING):
         pass
     lora.eval()

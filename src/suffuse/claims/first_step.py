@@ -86,6 +86,7 @@ def one_more_step(seed: int) -> Table:
         "whole table": loaded.denoiser,
     }
     for name, base in bases.items():
+        # psi is told neither time nor table: what it learned for one serves all of the same latents
         hook = replace(fitted, made_for=replace(fitted.made_for, process=str(base.process)))
         note(name, _drawn(base, texts, (), seed))
         note(f"{name}, OneMoreStep", _drawn(base, texts, [hook], seed))

@@ -24,11 +24,11 @@ from suffuse.resolution import DegradationAwareTagger, LocalPrompts, TagReader, 
 from suffuse.resolution.bench import agreement, seam_energy
 from suffuse.restoration import RealWorld
 from suffuse.restoration.degradation import enlarge
-from suffuse.training import Denoising, Muon, Shuffled, Trainer, WarmupDecay
+from suffuse.training import Muon, Shuffled, Trainer, WarmupDecay
 from suffuse.world import Caption, describe, render
 from suffuse.world.scene import Scenes, sample_scenes
 from suffuse.zoo.judge import judge
-from suffuse.zoo.recipes.shapes import NormalLogNoise
+from suffuse.zoo.recipes.shapes import OBJECTIVE
 
 from . import microworld as mw
 from .claim import Cell, Table, at_least, at_most, claim
@@ -204,7 +204,7 @@ def _following(
     told = {"encoded": encoded, "soft": torch.cat([tagger(part).soft for part in degraded.split(64)])}
     roles = {"model": net.with_(wide, soft), "net": net, "wide": wide, "soft": soft}
     phase = Phase(
-        Denoising(times=NormalLogNoise(), dropout=0.1), trains=("net", "wide", "soft"),
+        OBJECTIVE, trains=("net", "wide", "soft"),
         optim=Muon(lr=1e-3, schedule=WarmupDecay(30, 0.4)),
     )  # fmt: skip
     source = Shuffled(states, loaded.condition(prompts) | told, 16, seed)

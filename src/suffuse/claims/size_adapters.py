@@ -16,10 +16,11 @@ from suffuse.evaluation import statistics
 from suffuse.evaluation.features import load_reader
 from suffuse.training import AdamW, Buckets, Shuffled, Trainer, WarmupDecay
 from suffuse.world import WorldConfig, batch, frozen, render
+from suffuse.zoo.recipes.shapes import OBJECTIVE
 
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
-from .sizes import OWN, Made, at_size, distance_ratio, emphasised, patches
+from .sizes import Made, at_size, distance_ratio, emphasised, patches
 
 SIDES, SCENES, BATCH, TRAINING = (48, 80, 96, 112, 128), 512, 8, 300
 """Sides of the buckets, training scenes, rows of a batch, and steps."""
@@ -135,7 +136,7 @@ def _train(loaded: Model, parts: Sequence[Adapter], source: Any, steps: int, see
     roles: dict[str, Any] = {"model": loaded.denoiser.with_(*parts)}
     roles |= {f"part{k}": part for k, part in enumerate(parts)}
     names = tuple(name for name in roles if name != "model")
-    phase = Phase(OWN, trains=names, optim=AdamW(lr=1e-3, schedule=WarmupDecay(10, 0.5)))
+    phase = Phase(OBJECTIVE, trains=names, optim=AdamW(lr=1e-3, schedule=WarmupDecay(10, 0.5)))
     for _ in Trainer(roles, phase, seed=seed, precision="bf16").fit(source, steps=steps):
         pass
     for part in parts:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from suffuse.core.engine import sample
@@ -21,10 +20,9 @@ from suffuse.evaluation.moments import Moments
 from suffuse.guidance import CFG
 from suffuse.resolution import VariableSize, attention_entropy
 from suffuse.samplers import DDIM
-from suffuse.training import Denoising
 from suffuse.world import Caption
 from suffuse.zoo.judge import judge
-from suffuse.zoo.recipes.shapes import NormalLogNoise
+from suffuse.zoo.recipes.latents import covered
 
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
@@ -83,15 +81,9 @@ def at_size(
     return Made(latents, pixels, texts)
 
 
-OWN = Denoising(times=NormalLogNoise(), dropout=0.1)
-"""The objective by which `shapes` was trained."""
-
-
 def emphasised(latents: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    """Latents with the weights of that objective: 4 on objects, whose masks are (B, K, H, W), 1 elsewhere."""
-    covered = masks.sum(1, keepdim=True).clamp(max=1)
-    share = F.avg_pool2d(covered, covered.shape[-1] // latents.shape[-1])
-    return {"x0": latents, "weight": 1 + 3 * share}
+    """Latents with the weights by which `shapes` was trained: 4 on objects, of masks (B, K, H, W), 1 elsewhere."""
+    return {"x0": latents, "weight": 1 + 3 * covered(masks, latents)}
 
 
 def patches(pictures: Tensor, native: int = 64) -> Tensor:

@@ -149,9 +149,14 @@ class Latents:
         views, captions = batch("train", index, 64, maps=("masks",), seed=self.seed + 2, config=config)
         assert views.masks is not None
         found = {"x0": self.encoders.pictures(views.rgb), **self.encoders.prompts([str(c) for c in captions])}
-        covered = views.masks.sum(1, keepdim=True).clamp(max=1)
-        found["weight"] = torch.nn.functional.avg_pool2d(covered, covered.shape[-1] // found["x0"].shape[-1])
+        found["weight"] = covered(views.masks, found["x0"])
         return {name: tensor.half().contiguous() for name, tensor in found.items()}
+
+
+def covered(masks: Tensor, latents: Tensor) -> Tensor:
+    """(B, 1, h, w) share of each entry of latents that objects cover, whose masks are (B, K, H, W)."""
+    union = masks.sum(1, keepdim=True).clamp(max=1)
+    return torch.nn.functional.avg_pool2d(union, union.shape[-1] // latents.shape[-1])
 
 
 @lru_cache(maxsize=128)

@@ -62,6 +62,10 @@ class NormalLogNoise(Times):
         return ((t * self.table.N).round() / self.table.N).clamp(1 / self.table.N, 1.0)
 
 
+OBJECTIVE = Denoising(times=NormalLogNoise(), dropout=0.1)
+"""What `shapes` is trained by, with the weight that `Latents` puts on objects."""
+
+
 def trainer(seed: int = 0, device: str = "cpu") -> Trainer:
     """Everything about the run but its data and its length."""
     torch.manual_seed(seed)
@@ -69,7 +73,7 @@ def trainer(seed: int = 0, device: str = "cpu") -> Trainer:
     unet.set_attn_processor(AttnProcessor())  # on few tokens faster to train than torch's fused attention on CPU
     model = Network(unet, ConditionalUNet(), Table(), V)
     phase = Phase(
-        Denoising(times=NormalLogNoise(), dropout=0.1),
+        OBJECTIVE,
         optim=Muon(lr=2e-3, schedule=WarmupDecay(warmup=100, decay=0.35)),
     )
     return Trainer({"model": model}, phase, {"ema": EMA(decay=0.998)}, seed=seed, precision="bf16")
