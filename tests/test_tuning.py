@@ -7,6 +7,7 @@ import torch
 
 import suffuse
 import suffuse.samplers
+from suffuse.caching import DeepCache
 from suffuse.core.denoiser import Network
 from suffuse.core.errors import BadInput
 from suffuse.core.tuned import Mode, Tuned
@@ -32,6 +33,18 @@ def test_the_plain_mode_is_the_network_itself(unet):
     assert torch.equal(answer(Tuned(unet, Mode())), answer(unet))
 
 
+def test_without_gradients_nothing_is_kept_for_them_and_predictions_are_ordinary(unet):
+    tuned, inside = Tuned(unet, Mode()), []
+    unet.net.conv_out.register_forward_hook(lambda module, args, out: inside.append(out.is_inference()))
+    with torch.no_grad():
+        p = tuned(states("unet", 2), 0.5, conditions("unet", 2))
+    answer(tuned)  # with gradients
+    with torch.no_grad():
+        answer(tuned.with_(DeepCache(every=1)))  # a patch may keep what it sees
+    assert inside == [True, False, False]
+    assert not p.value.is_inference() and torch.equal(p.value, answer(unet))
+
+
 @pytest.mark.parametrize("mode", [Mode("medium"), Mode(channels_last=True), Mode("medium", True)])
 def test_exact_modes_agree_and_leave_everything_as_it_was(unet, mode):
     plain = answer(unet)
@@ -50,8 +63,6 @@ def test_another_number_type_is_a_copy(unet):
 
 def test_patches_act_on_what_runs():
     """A patch on a tuned network sees the modules of the copy, not those of the original."""
-    from suffuse.caching import DeepCache
-
     unet = fixture("unet")
     tuned = Tuned(unet, Mode(channels_last=True))
     run = dict(sampler=suffuse.samplers.DDIM(), steps=3, cond=conditions("unet", 2))
@@ -62,7 +73,7 @@ def test_patches_act_on_what_runs():
 
 
 def test_candidates(unet):
-    assert Mode() not in modes(unet, 1e-5, False)
+    assert modes(unet, 1e-5, False)[0] == Mode()
     assert all(m.dtype is None and not m.compiled for m in modes(unet, 1e-5, False))
     assert any(m.dtype == "bfloat16" for m in modes(unet, 3e-2, False))
     assert any(m.compiled for m in modes(unet, 1e-5, True))
@@ -97,7 +108,7 @@ def test_what_seems_faster_is_timed_again_and_the_slower_time_counts(monkeypatch
     from suffuse.core.metric import Estimate
     from suffuse.evaluation import timing
 
-    times = iter([0.5, 1.2, 0.9, 1.4, 0.8, 0.95])
+    times = iter([0.5, 1.2, 0.9, 1.1, 1.4, 0.95])
 
     def paired(*works, rounds):
         value = next(times)
@@ -107,7 +118,7 @@ def test_what_seems_faster_is_timed_again_and_the_slower_time_counts(monkeypatch
     model = suffuse.load("digits")
     found = measured(model, model.denoiser, 1e-5, 2, False, 5)
     # the first and the third mode seemed faster; the first was not, the second time
-    assert [t.time for t in found] == [1.4, 1.2, 0.9]
+    assert [t.time for t in found] == [1.4, 1.2, 0.95, 1.1]
 
 
 def test_an_unknown_speed():

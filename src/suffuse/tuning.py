@@ -143,10 +143,10 @@ def measured(model: Model, base: Network, error: float, rows: int, compiled: boo
 
 
 def modes(base: Network, error: float, compiled: bool) -> Sequence[Mode]:
-    """The candidates: all but the plain mode; bfloat16 only where its rounding is allowed."""
+    """The candidates; bfloat16 only where its rounding is allowed."""
     convolves = any(isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) for m in base.net.modules())
     types = [None, "bfloat16"] if error > 1e-3 else [None]
-    every = [
+    return [
         Mode(matmul, last, dtype, graph)
         for dtype, graph, last, matmul in product(
             types,
@@ -156,7 +156,6 @@ def modes(base: Network, error: float, compiled: bool) -> Sequence[Mode]:
         )  # fmt: skip
         if dtype is None or matmul == "highest"  # of float32 products alone
     ]
-    return every[1:]
 
 
 def calibrations() -> dict[str, Any]:

@@ -230,7 +230,7 @@ def test_refusals_and_nan():
         def forward(self, x, t, cond=None):
             return self.process.predict(x, Coef(t), x * torch.nan, EPS)
 
-    with pytest.raises(Diverged, match="step 4 of 6"):
+    with pytest.raises(Diverged, match="step 6 of 6"):
         sample(Broken(), SHAPE, **RUN)
 
 

@@ -154,3 +154,11 @@ def test_beyond_its_noise_a_denoiser_is_asked_at_its_last_time(base):
     assert torch.equal(p.eps, x)
     end = sample(known.under(Flow()), x, sampler=DDIM(), steps=8).x
     assert torch.isfinite(end).all()
+
+
+def test_what_a_table_says_of_a_time_is_computed_once_and_of_rows_each_time():
+    table = Table()
+    t, rows = Coef(0.5), Coef(torch.tensor([0.5, 0.7]))
+    assert table.alpha(t) is table.alpha(Coef(0.5)) and table.steps(4) is table.steps(4)
+    assert table.alpha(rows) is not table.alpha(rows)
+    assert table.alpha(rows).d[0].item() == pytest.approx(table.alpha(t).d, rel=1e-12)

@@ -41,7 +41,7 @@ class Binding:
         return 1.0 if self.adapter is None else self.adapter.scale
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Context:
     """What the engine knows when it calls a network: step, rows, memory. In training there is none."""
 
@@ -69,9 +69,10 @@ class Frame:
 
 
 class _Stack(threading.local):
-    bindings: tuple[Binding, ...] = ()
-    context: Context | None = None
-    frame: Frame | None = None
+    def __init__(self) -> None:  # once in every thread
+        self.bindings: tuple[Binding, ...] = ()
+        self.context: Context | None = None
+        self.frame: Frame | None = None
 
 
 stack = _Stack()
@@ -86,9 +87,8 @@ class using:  # noqa: N801
         self.new = values
 
     def __enter__(self) -> None:
-        fields = stack.__dict__
-        self.old = {k: fields.get(k, getattr(_Stack, k)) for k in self.new}
-        fields.update(self.new)
+        self.old = stack.__dict__.copy()
+        stack.__dict__.update(self.new)
 
     def __exit__(self, *error: object) -> None:
         stack.__dict__.update(self.old)

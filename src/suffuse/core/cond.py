@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class Cond(Mapping[str, Any]):
         entries = {k: v(t) if callable(v) else v for k, v in self.entries.items()}
         return Cond(entries, {k: c.at(t) for k, c in self.alt.items()}, self.spans)
 
-    @property
+    @cached_property
     def _timed(self) -> bool:
         return any(map(callable, self.entries.values())) or any(c._timed for c in self.alt.values())
 

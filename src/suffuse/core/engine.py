@@ -29,7 +29,7 @@ from .sampler import Sampler
 from .step import RunContext, Step
 from .value import Value, batch_size
 
-LOOKS = 4
+LOOKS = 10
 """Steps from one look for NaN to the next: what has once become NaN stays so, and looking costs time."""
 
 
@@ -206,9 +206,12 @@ def place_of(
     denoiser: Denoiser, grid: Grid, sampler: Sampler, guidance: Guidance | None, known: Setting | None = None
 ) -> Setting:
     """The setting of a run, as plug-ins get it in `bind` and fitted things remember it."""
-    times = tuple(round(t, 10) for t in grid.values)
     return replace(
-        known or Setting(), process=str(denoiser.process), sampler=str(sampler), guidance=str(guidance), times=times
+        known or Setting(),
+        process=str(denoiser.process),
+        sampler=str(sampler),
+        guidance=str(guidance),
+        times=grid.rounded,
     )
 
 
@@ -252,7 +255,7 @@ def grid_of(process: Process, sampler: Sampler, spacing: Spacing | None, steps: 
         raise BadInput(f"steps={steps}: a run needs a whole number of steps, at least 1; 20 to 50 are usual")
     rule = spacing or sampler.spacing
     if rule is None:
-        return Grid(process.even(steps))
+        return process.steps(steps)
     shape = (
         tuple(x.x.shape[1:])
         if isinstance(x, State) and isinstance(x.x, Tensor)

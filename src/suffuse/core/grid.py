@@ -46,6 +46,11 @@ class Grid:
         """All times as plain numbers, node by node."""
         return self.times.flatten().tolist()
 
+    @cached_property
+    def rounded(self) -> tuple[float, ...]:
+        """`values` to ten digits: what fitted things compare."""
+        return tuple(round(t, 10) for t in self.values)
+
     def node(self, i: int) -> Coef:
         """Time number i as a coefficient."""
         return self.nodes[i]

@@ -29,7 +29,7 @@ Path = str | tuple[str, ...]
 def rows_of(path: Path, samples: Sequence[int]) -> Rows:
     """The rows of some samples on their path."""
     paths = (path,) * len(samples) if isinstance(path, str) else path
-    return tuple((p, int(s)) for p, s in zip(paths, samples, strict=True))
+    return tuple([(p, int(s)) for p, s in zip(paths, samples, strict=True)])
 
 
 def below(path: Path, name: str) -> Path:

@@ -85,7 +85,7 @@ class Predict:
 
     def _evaluate(self, jobs: list[Job]) -> list[Any]:
         at, run = self.at, self.at.run
-        rows = tuple(row for path, *_ in jobs for row in rows_of(path, at.samples))
+        rows = tuple([row for path, *_ in jobs for row in rows_of(path, at.samples)])
         with using(context=Context(at, rows, run.memory, run.count)):
             if len(jobs) == 1:
                 _, x, t, cond = jobs[0]

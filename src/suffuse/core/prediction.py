@@ -157,7 +157,7 @@ class Affine(Prediction):
         """
         kx, ke, _ = self.row
         numbers = self.a.d, self.s.d, kx.d, ke.d, c_x.d, c_e.d
-        solve = _known_weights if all(type(n) is float for n in numbers) else _weights
+        solve = _known_weights if set(map(type, numbers)) == {float} else _weights
         of_z, of_value = solve(*numbers)
         return combine((of_z, self.x if self.b is None else self.x - self.b), (of_value, self._told))
 

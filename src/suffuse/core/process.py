@@ -6,8 +6,9 @@ Time runs from t = 0 (data) to t = 1 (noise); it is a Coef, so every sample, tok
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -15,9 +16,32 @@ from torch import Tensor
 
 from .cond import Cond
 from .errors import Refused
+from .grid import Grid
 from .law import Choice, Delta, Draw, Law, Normal, Product
 from .prediction import Affine, Kind, Logits, Prediction
 from .value import Coef, Tree, Value, combine, log, sqrt, where
+
+
+def remembered(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A method of one number (a Coef, or a count) that keeps what it returned: runs ask for the same few again.
+
+    For what a process does not learn; coefficients that differ between rows are computed each time.
+    """
+    name = f"_{function.__name__}_of"
+
+    @wraps(function)
+    def value(self: Any, number: Any) -> Any:
+        key = number.d if type(number) is Coef else number
+        if isinstance(key, Tensor):
+            return function(self, number)
+        known = self.__dict__.setdefault(name, {})
+        if key not in known:
+            if len(known) == 4096:
+                known.clear()
+            known[key] = function(self, number)
+        return known[key]
+
+    return value
 
 
 class Process(ABC):
@@ -58,6 +82,11 @@ class Process(ABC):
     def even(self, n: int) -> Tensor:
         """(n + 1,) times from 1 to 0, as even as the process has them: those of a run without a spacing."""
         return torch.linspace(1, 0, n + 1, dtype=torch.float64)
+
+    @remembered
+    def steps(self, n: int) -> Grid:
+        """The grid of a run of n steps without a spacing."""
+        return Grid(self.even(n))
 
     @property
     def grid(self) -> Sequence[float] | None:

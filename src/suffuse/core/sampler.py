@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -45,7 +46,7 @@ class Sampler(Plugin):
         """Ready to run back from here. Default: the memory of a multistep method is dropped."""
         return x, at.back(), self.init(x, at.back())
 
-    @property
+    @cached_property
     def many(self) -> bool:
         """True when a step asks for several predictions."""
         return Needs.ONE_EVALUATION not in self.needs

@@ -324,14 +324,19 @@ def minimum(a: Any, b: Any) -> Coef:
     return where(Coef(a) <= b, a, b)
 
 
+def _factor(c: Any, x: Tensor) -> Number:
+    d = c.d if type(c) is Coef else c
+    return d if type(d) is float else Coef(c).to(x)
+
+
 def combine(*terms: tuple[Any, Value]) -> Value:
     """Linear combination sum_i c_i x_i of states; shared coefficients cost one kernel a term after the first."""
     c, x = terms[0]
-    if isinstance(x, Tree):
+    if not isinstance(x, Tensor):
         return Tree({k: combine(*((c[k] if isinstance(c, Tree) else c, v[k]) for c, v in terms)) for k in x})
-    factor = Coef(c).to(x)
+    factor = _factor(c, x)
     out = x if isinstance(factor, float) and factor == 1.0 else x * factor
     for c, v in terms[1:]:
-        factor = Coef(c).to(v)
+        factor = _factor(c, v)
         out = torch.add(out, v, alpha=factor) if isinstance(factor, float) else torch.addcmul(out, factor, v)
     return out

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import BadInput, nearest
 from ..core.law import Law, Normal
-from ..core.process import Gaussian
+from ..core.process import Gaussian, remembered
 from ..core.value import Coef, Value, exp, sqrt, where
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
@@ -106,9 +106,11 @@ class Table(Gaussian):
             return self._list[low + round(w)]
         return (1 - w) * self._list[low] + w * self._list[low + 1]
 
+    @remembered
     def alpha(self, t: Coef) -> Coef:
         return _root_share(self.log_rho(t))
 
+    @remembered
     def sigma(self, t: Coef) -> Coef:
         return _root_share(-self.log_rho(t))
 
@@ -134,6 +136,7 @@ class Table(Gaussian):
         k = bisect_left(table, v)
         return (k + (v - table[k - 1]) / (table[k] - table[k - 1])) / self.N
 
+    @remembered
     def timestep(self, t: Coef) -> Coef:
         k = self.N * t - 1.0
         return where(k > 0.0, k, 0.0)
