@@ -10,9 +10,9 @@ import suffuse.samplers
 from suffuse.caching import DeepCache
 from suffuse.core.denoiser import Network
 from suffuse.core.errors import BadInput
-from suffuse.core.tuned import Mode, Tuned
+from suffuse.core.tuned import Mode, Tuned, TunedCodec
 from suffuse.testing.fixtures import conditions, fixture, states
-from suffuse.tuning import Choice, Tried, calibration_file, calibrations, chosen, measured, modes
+from suffuse.tuning import Choice, Part, Tried, calibration_file, calibrations, chosen, modes
 
 
 @pytest.fixture(autouse=True)
@@ -96,13 +96,13 @@ def test_choices_are_measured_once_and_remembered():
     assert str(chosen(kept)).startswith("digits, 2 rows, exact")
     before = calibration_file().stat().st_mtime_ns
     again = suffuse.tuned(model)
-    assert calibration_file().stat().st_mtime_ns == before and again.mode == fast.mode
+    assert calibration_file().stat().st_mtime_ns == before and again.modes == fast.modes
     a, b = (m.generate("3", steps=2).latents for m in (model, fast))
     torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
     assert fast.fingerprint == model.fingerprint
 
 
-def test_what_seems_faster_is_timed_again_and_the_slower_time_counts(monkeypatch):
+def test_what_seems_faster_is_timed_again_and_the_slower_time_counts(unet, monkeypatch):
     from types import SimpleNamespace
 
     from suffuse.core.metric import Estimate
@@ -115,8 +115,8 @@ def test_what_seems_faster_is_timed_again_and_the_slower_time_counts(monkeypatch
         return SimpleNamespace(ratio=Estimate(value, (value - 0.01, value + 0.01), rounds))
 
     monkeypatch.setattr(timing, "paired", paired)
-    model = suffuse.load("digits")
-    found = measured(model, model.denoiser, 1e-5, 2, False, 5)
+    part = Part("unet", unet, (4, 8, 8), 2, Tuned, answer)
+    found = part.measured(modes(unet, 1e-5, False), 5)
     # the first and the third mode seemed faster; the first was not, the second time
     assert [t.time for t in found] == [1.4, 1.2, 0.95, 1.1]
 
@@ -124,3 +124,18 @@ def test_what_seems_faster_is_timed_again_and_the_slower_time_counts(monkeypatch
 def test_an_unknown_speed():
     with pytest.raises(BadInput, match="did you mean exact"):
         suffuse.tuned(suffuse.load("digits"), "exct")
+
+
+def test_a_tuned_decoder_is_another_way_to_pixels_alone():
+    model = suffuse.load("shapes")
+    near = model.with_codec(TunedCodec(model.codec, Mode(dtype="bfloat16")))
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        z = model.encode(image)
+        assert torch.equal(near.encode(image), z)
+        off = (near.decode(z) - model.decode(z)).norm() / model.decode(z).norm()
+    assert 0 < off < 0.03 and near.decode(z).dtype == torch.float32
+    assert torch.equal(near.codec.decode(z), model.codec.decode(z))  # gradients may be asked for
+    assert near.codec.space == model.codec.space and near.codec.vae is model.codec.vae
+    assert near.generate("a red circle", steps=2).recipes[0]["decoder"] == str(near.codec.mode)
+    assert TunedCodec(model.codec, Mode("medium")).decoder is model.codec

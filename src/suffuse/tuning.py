@@ -1,4 +1,4 @@
-"""Choosing how a network is computed: modes are tried on this machine, and the fastest that is exact enough stays.
+"""Choosing how a model is computed: modes are tried on this machine, and the fastest that is exact enough stays.
 
 What was measured is kept in a file, by network, shape, machine and versions, and not measured again.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,15 @@ from .core.denoiser import Denoiser, Network
 from .core.environment import processor, versions
 from .core.errors import BadInput, Damaged, nearest
 from .core.files import read_json, write_json
-from .core.tuned import Mode, Tuned
+from .core.tuned import Mode, Tuned, TunedCodec
 
 if TYPE_CHECKING:
+    from .core.codec import Codec
     from .core.cond import Cond
     from .core.model import Model
 
 ERRORS: Mapping[str, float] = {"exact": 1e-5, "near": 3e-2}
-"""Largest relative difference of one prediction from the plain network's: float32 rounding, and that of bfloat16."""
+"""Largest relative difference of a prediction or decoded picture: float32 rounding, and that of bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ class Tried:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was measured for one network.
+    """What was measured for one network or decoder.
 
     Args:
-        network: name of the model.
+        network: name of the model, or whose decoder it is.
         speed: "exact" or "near".
-        rows: evaluations in one call.
+        rows: evaluations, or pictures, in one call.
         tried: the modes.
     """
 
@@ -86,10 +88,10 @@ def chosen(kept: Mapping[str, Any]) -> Choice:
 def tuned(
     model: Model, speed: str = "exact", *, rows: int = 2, compiled: bool = False, rounds: int = 7, again: bool = False
 ) -> Model:
-    """The model, computed in the fastest mode found on this machine; as it is where none is surely faster.
+    """The model, its network and its decoder each in the fastest mode found here; as they are where none surely is.
 
     Args:
-        model: a loaded model; its patches and adapters stay around the tuned network.
+        model: a loaded model; its patches and adapters stay around the tuned network, and it encodes as before.
         speed: "exact" is equal up to float32 rounding (1e-5 a prediction), "near" up to that of bfloat16 (3e-2).
         rows: evaluations in one network call that it is tuned for: 2 are one picture under CFG.
         compiled: try `torch.compile` too; the first picture of a shape then waits for it, a minute or more.
@@ -105,46 +107,98 @@ def tuned(
     """
     if speed not in ERRORS:
         raise BadInput(f"speed={speed!r}: {nearest(speed, ERRORS)}")
-    base = _network(model.denoiser)
-    case = _case(model, base, speed, rows, compiled)
-    known = calibrations()
-    if again or case not in known:
-        found = measured(model, base, ERRORS[speed], rows, compiled, rounds)
-        known = {**calibrations(), case: asdict(Choice(model.name, speed, rows, tuple(found)))}
-        write_json(calibration_file(), known)
-    best = chosen(known[case]).fastest
-    return model if best is None else replace(model, denoiser=Tuned(base, best.mode).with_(*model.changes))
+    base, own, pictures = _network(model.denoiser), model.codec, max(1, rows // 2)
+    codec = own.base if isinstance(own, TunedCodec) else own
+    shape = codec.space.shape(model.defaults.size)
+    x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+
+    @cache  # only what is measured needs it
+    def cond() -> Cond:
+        return model.denoiser.prepare(model.condition([None] * rows))
+
+    def predicted(net: Denoiser) -> torch.Tensor:
+        return net(x, 0.5, cond()).value
+
+    def decoded(codec: Codec) -> torch.Tensor:
+        return codec.decode(x[:pictures])
+
+    network = Part(model.name, base, shape, rows, Tuned, predicted, compiled)
+    mode = network.fastest(speed, rounds, again)
+    if mode is not None:
+        model = replace(model, denoiser=Tuned(base, mode).with_(*model.changes))
+    if next(codec.parameters(), None) is None:
+        return model
+    decoder = Part(f"decoder of {model.name}", codec, shape, pictures, TunedCodec, decoded)
+    mode = decoder.fastest(speed, rounds, again)
+    return model.with_codec(codec if mode is None else TunedCodec(codec, mode))
 
 
-def measured(model: Model, base: Network, error: float, rows: int, compiled: bool, rounds: int) -> list[Tried]:
-    """Every mode that makes sense here, timed in turns with the plain network on noise at the middle of the run.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A network or a decoder that may be computed in several modes.
 
-    What came out faster is timed a second time at the end, and the slower of both counts: a busy machine deceives once
-    more easily than twice.
+    Args:
+        name: for people.
+        plain: the module as it is.
+        shape: of one state.
+        rows: evaluations or pictures in one call.
+        made: the module in a mode.
+        asked: something that it computes, to be timed and compared.
+        compiled: whether torch.compile is tried.
     """
-    from .evaluation.timing import paired
 
-    x, cond = _example(model, rows)
+    name: str
+    plain: torch.nn.Module
+    shape: Sequence[int]
+    rows: int
+    made: Callable[[Any, Mode], Any]
+    asked: Callable[[Any], torch.Tensor]
+    compiled: bool = False
 
-    def evaluated(net: Denoiser) -> Any:
-        with torch.no_grad():
-            return net(x, 0.5, cond).value
+    def fastest(self, speed: str, rounds: int, again: bool) -> Mode | None:
+        """The mode that surely is, from the file of choices or measured now; None where the plain one is."""
+        case, known = self._case(speed), calibrations()
+        if again or case not in known:
+            found = self.measured(modes(self.plain, ERRORS[speed], self.compiled), rounds)
+            known = {**calibrations(), case: asdict(Choice(self.name, speed, self.rows, tuple(found)))}
+            write_json(calibration_file(), known)
+        best = chosen(known[case]).fastest
+        return None if best is None else best.mode
 
-    def timed(net: Tuned) -> tuple[float, float, float]:
-        ratio = paired(lambda: evaluated(net), lambda: evaluated(base), rounds=max(5, rounds)).ratio
-        return ratio.mean, *ratio.interval
+    @torch.no_grad()
+    def measured(self, modes: Sequence[Mode], rounds: int) -> list[Tried]:
+        """Every mode, timed in turns with the plain module.
 
-    plain = evaluated(base)
-    nets = [Tuned(base, mode) for mode in modes(base, error, compiled)]
-    off = [float((evaluated(net) - plain).norm() / plain.norm()) for net in nets]
-    first = [timed(net) for net in nets]
-    both = [max(times, timed(net)) if times[2] < 1.0 else times for net, times in zip(nets, first, strict=True)]
-    return [Tried(net.mode, *times, e) for net, times, e in zip(nets, both, off, strict=True)]
+        What came out faster is timed a second time at the end, and the slower of both counts: a busy machine deceives
+        once more easily than twice.
+        """
+        from .evaluation.timing import paired
+
+        def timed(other: Any) -> tuple[float, float, float]:
+            ratio = paired(lambda: self.asked(other), lambda: self.asked(self.plain), rounds=max(5, rounds)).ratio
+            return ratio.mean, *ratio.interval
+
+        truth, others = self.asked(self.plain), [self.made(self.plain, mode) for mode in modes]
+        off = [float((self.asked(other) - truth).norm() / truth.norm()) for other in others]
+        first = [timed(other) for other in others]
+        both = [max(t, timed(other)) if t[2] < 1.0 else t for other, t in zip(others, first, strict=True)]
+        return [Tried(mode, *times, e) for mode, times, e in zip(modes, both, off, strict=True)]
+
+    def _case(self, speed: str) -> str:
+        """A name for all that decides what is fastest; the values of weights do not."""
+        weights, configured = list(self.plain.parameters()), [getattr(m, "config", None) for m in self.plain.modules()]
+        configs = [sorted((k, str(v)) for k, v in dict(config).items()) for config in configured if config]
+        parts = (
+            type(self.plain).__name__, configs, [tuple(p.shape) for p in weights], tuple(self.shape), speed, self.rows,
+            self.compiled, torch.get_num_threads(), str(weights[0].device), str(weights[0].dtype), dict(processor()),
+            dict(versions()),
+        )  # fmt: skip
+        return hashlib.blake2b(json.dumps(parts, default=str).encode(), digest_size=8).hexdigest()
 
 
-def modes(base: Network, error: float, compiled: bool) -> Sequence[Mode]:
+def modes(plain: torch.nn.Module, error: float, compiled: bool) -> Sequence[Mode]:
     """The candidates; bfloat16 only where its rounding is allowed."""
-    convolves = any(isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) for m in base.net.modules())
+    convolves = any(isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) for m in plain.modules())
     types = [None, "bfloat16"] if error > 1e-3 else [None]
     return [
         Mode(matmul, last, dtype, graph)
@@ -177,21 +231,3 @@ def _network(denoiser: Denoiser) -> Network:
     while not isinstance(inner, Network):
         inner = inner.base
     return inner
-
-
-def _example(model: Model, rows: int) -> tuple[torch.Tensor, Cond]:
-    shape = (rows, *model.codec.space.shape(model.defaults.size))
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
-    cond = model.condition([None] * rows)
-    return x, model.denoiser.prepare(cond)
-
-
-def _case(model: Model, base: Network, speed: str, rows: int, compiled: bool) -> str:
-    """A name for all that decides what is fastest; weights do not."""
-    config: Any = getattr(base.net, "config", {})
-    parts = (
-        type(base.net).__name__, sorted((k, str(v)) for k, v in dict(config).items()), model.defaults.size, speed,
-        rows, compiled, torch.get_num_threads(), str(model.device), dict(processor()), dict(versions()),
-        str(next(base.parameters()).dtype),
-    )  # fmt: skip
-    return hashlib.blake2b(json.dumps(parts, default=str).encode(), digest_size=8).hexdigest()

@@ -26,7 +26,6 @@ from .process import Process
 from .recipe import Recipe, hash_of, of_picture, recipe
 from .sampler import Sampler
 from .step import Step
-from .tuned import Mode
 from .value import Value
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ class Generation:
                 "height": self.shape[1] * factor,
                 "width": self.shape[2] * factor,
                 "strength": None if source is None else source.strength,
-                "mode": None if self.model.mode == Mode() else str(self.model.mode),
+                **{part: str(mode) for part, mode in self.model.modes.items()},
             },
             lost=lost,
         )

@@ -29,7 +29,7 @@ from .plugin import Plugin, Prompt, Setting
 from .released import Defaults, Layout
 from .sampler import Sampler
 from .step import Step
-from .tuned import Mode, Tuned
+from .tuned import Mode, Tuned, TunedCodec
 
 if TYPE_CHECKING:
     from ..editing.code import Code
@@ -339,12 +339,13 @@ class Model:
         return [change for change in self.changes if not any(change is known for known in self.named)]
 
     @property
-    def mode(self) -> Mode:
-        """How its network is computed."""
+    def modes(self) -> dict[str, Mode]:
+        """How its network ("mode") and its decoder ("decoder") are computed, where they are tuned."""
         inner: Any = self.denoiser
         while not isinstance(inner, (Network, Tuned)):
             inner = inner.base
-        return inner.mode if isinstance(inner, Tuned) else Mode()
+        parts = {"mode": inner, "decoder": self.codec}
+        return {name: part.mode for name, part in parts.items() if isinstance(part, (Tuned, TunedCodec))}
 
     @property
     def components(self) -> Mapping[str, Any]:

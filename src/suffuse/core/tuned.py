@@ -1,9 +1,10 @@
-"""How a network is computed: precision of matrix products, memory format, number type, compilation."""
+"""How networks and decoders are computed: precision of products, memory format, number type, compilation."""
 
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .call import stack
+from .codec import Codec, Space
 from .cond import Cond
 from .denoiser import EMPTY, Derived, Network
+from .law import Draw
 from .memory import mapped
 from .prediction import Prediction
 from .site import Sites
@@ -21,7 +24,7 @@ from .value import Coef, Value
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to compute a network.
+    """One way to compute a network or a decoder.
 
     Args:
         matmul: precision of float32 matrix products, "highest", "high" or "medium"; see
@@ -51,20 +54,12 @@ class Tuned(Derived):
     def __init__(self, base: Network, mode: Mode):
         super().__init__(base)
         self.mode = mode
-        self.eager = self._with(base, self._weights(base.net))
+        self.eager = self._with(base, _weights(base.net, mode))
         self.graph = self._with(base, compiled(self.eager.net)) if mode.compiled else None
 
     @staticmethod
     def _with(base: Network, net: Any) -> Network:
         return base if net is base.net else Network(net, base.family, base.process, base.kind)
-
-    def _weights(self, net: nn.Module) -> nn.Module:
-        if self.mode.dtype is None and not self.mode.channels_last:
-            return net
-        changes: dict[str, Any] = {"memory_format": torch.channels_last} if self.mode.channels_last else {}
-        if self.mode.dtype is not None:
-            changes["dtype"] = getattr(torch, self.mode.dtype)
-        return nn.Module.to(copy.deepcopy(net), **changes)
 
     @property
     def sites(self) -> Sites:
@@ -73,14 +68,62 @@ class Tuned(Derived):
     def forward(self, x: Value, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Prediction:
         net = self.eager if self.graph is None or stack.bindings else self.graph
         free = net is self.eager and not (stack.bindings or torch.is_grad_enabled())
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self.mode.matmul)
-        try:
-            with torch.inference_mode() if free else nullcontext():
-                prediction = net(x, t, cond)
-        finally:
-            torch.set_float32_matmul_precision(before)
+        with _precision(self.mode.matmul), torch.inference_mode() if free else nullcontext():
+            prediction = net(x, t, cond)
         return mapped(_ordinary, prediction) if free else prediction
+
+
+class TunedCodec(Codec):
+    """A codec whose decoder is computed in another mode; it encodes, and decodes under gradients, as `base` does.
+
+    Args:
+        base: the codec.
+        mode: how it decodes; compilation is for networks alone.
+    """
+
+    def __init__(self, base: Codec, mode: Mode):
+        super().__init__()
+        self.base, self.mode, self.decoder = base, mode, _weights(base, mode)
+
+    @property
+    def space(self) -> Space:  # type: ignore[override]
+        return self.base.space
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        return self.base.components
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder of `base`, where it has one."""
+        return self.base.vae
+
+    def encode(self, data: Tensor, noise: Draw | None = None) -> tuple[Tensor, Cond]:
+        return self.base.encode(data, noise)
+
+    def decode(self, value: Tensor, cond: Cond = EMPTY) -> Tensor:
+        with _precision(self.mode.matmul):
+            return (self.base if torch.is_grad_enabled() else self.decoder).decode(value, cond)
+
+
+def _weights(module: Any, mode: Mode) -> Any:
+    """The module itself, or a copy where the mode asks for other weights."""
+    if mode.dtype is None and not mode.channels_last:
+        return module
+    changes: dict[str, Any] = {"memory_format": torch.channels_last} if mode.channels_last else {}
+    if mode.dtype is not None:
+        changes["dtype"] = getattr(torch, mode.dtype)
+    return nn.Module.to(copy.deepcopy(module), **changes)
+
+
+@contextmanager
+def _precision(matmul: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(matmul)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _ordinary(v: Any) -> Any:
