@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
@@ -13,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import suffuse
+from suffuse.caching import DeepCache
 from suffuse.conditioning import Alternate, Blend, Switch, Weighted
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.expression import parse
@@ -93,6 +96,34 @@ def test_generator_is_read_as_diffusers_reads_it(model: Model, sd: Any) -> None:
     assert torch.allclose(model.generate(PROMPTS, generator=seeded(), **HOW).latents, theirs, atol=1e-4)
 
 
+def test_a_generator_for_each_picture(model: Model, sd: Any) -> None:
+    each = [seeded(k) for k in (5, 6)]
+    theirs = sd(PROMPTS, num_inference_steps=4, guidance_scale=3.0, generator=each, output_type="latent").images
+    ours = model.generate(PROMPTS, generator=[seeded(k) for k in (5, 6)], **HOW)
+    assert torch.allclose(ours.latents, theirs, atol=1e-4)
+    alone = model.generate(PROMPTS[1], generator=[seeded(6)], samples=[1], **{**HOW, "sampler": DDPM()})
+    whole = model.generate(PROMPTS, generator=[seeded(5), seeded(6)], batch=1, **{**HOW, "sampler": DDPM()})
+    assert torch.allclose(whole.latents[1:], alone.latents, atol=1e-4)
+
+
+def test_numbers_of_numpy(model: Model) -> None:
+    ours = model.generate(PROMPTS[0], steps=np.int64(2), seed=np.int64(3), n=np.int32(1))
+    assert torch.equal(ours.latents, model.generate(PROMPTS[0], steps=2, seed=3).latents)
+    assert json.loads(json.dumps(ours.recipes[0]))["seed"] == 3
+
+
+def test_a_picture_of_any_size_becomes_the_nearest_that_can_be_made(model: Model) -> None:
+    out = model.generate(PROMPTS[0], image=Image.new("RGB", (37, 50)), steps=2)
+    assert out.images[0].size == (36, 48)
+
+
+def test_it_says_in_one_line_what_it_is(model: Model) -> None:
+    said = repr(model.with_(DeepCache(every=2)))
+    assert "\n" not in said and "UNet2DConditionModel" in said and "DeepCache(every=2" in said
+    with pytest.raises(BadInput, match="with_adapters"):
+        model.with_({"denoiser": []})
+
+
 def test_scale_of_one_or_less_is_no_guidance(model: Model) -> None:
     out = [model.generate(PROMPTS[0], steps=2, guidance=w) for w in (1.0, 0.0)]
     assert torch.equal(out[0].latents, out[1].latents) and out[0].nfe.tolist() == [2]
@@ -111,6 +142,12 @@ def test_callback(model: Model) -> None:
     assert seen == [(0, 751), (1, 501), (2, 251), (3, 1)]
     assert not out.latents.any()
     assert out.recipes[0]["lost"] == ["callback_on_step_end"]
+
+
+@pytest.mark.parametrize("returned", [3, {"latents": 3}, {"latents": torch.zeros(1, 2, 8, 8)}])
+def test_callback_that_returns_something_else(returned: Any, model: Model) -> None:
+    with pytest.raises(BadInput, match="callback_on_step_end returned"):
+        model.generate(PROMPTS[0], steps=1, callback_on_step_end=lambda *_: returned)
 
 
 def test_callback_that_only_looks(model: Model) -> None:
@@ -354,14 +391,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "n": ({"n": 0}, "n=0"),
     "seed": ({"seed": "one"}, "seed='one'"),
     "seed and noise": ({"seed": 1, "noise": Keyed(2)}, "more than one was given"),
-    "generators": ({"generator": [seeded()]}, "generator=list"),
+    "no generator": ({"generator": 3}, "generator=3: must be a torch.Generator"),
+    "generators": ({"generator": [seeded(), seeded()]}, "generator: 2 for 1 pictures"),
+    "noise": ({"noise": torch.zeros(1, 4, 8, 8)}, "start states as latents"),
+    "a scheduler": ({"sampler": DDIMScheduler()}, "sampler=DDIMScheduler.*must be a value such as DDIM"),
+    "a class": ({"sampler": DDPM}, "sampler=<class.*must be a value"),
+    "a text": ({"patches": ["DeepCache()"]}, "patches='DeepCache\\(\\)': must be a value"),
+    "one patch": ({"patches": CFG(3.0)}, r"patches=CFG.*give a list, such as \[DeepCache"),
+    "another kind": ({"hooks": [DDPM()]}, "hooks=DDPM.*must be a value such as MaskedBlend"),
+    "spacing": ({"spacing": DDPM()}, "spacing=DDPM"),
+    "negative of a kind": ({"negative_prompt": {"a": 1}}, "must be text"),
     "samples": ({"samples": [1, 2]}, "2 identities for 1 pictures"),
     "negatives": ({"negative_prompt": ["a", "b"]}, "negative_prompt: 2 for 1"),
     "mask alone": ({"mask_image": Image.new("L", (32, 32))}, "mask_image: needs a picture"),
     "strength alone": ({"strength": 0.5}, "strength: needs a picture"),
     "strength 0": ({"image": Image.new("RGB", (32, 32)), "strength": 0.0}, "strength=0.0"),
     "strength too small": ({"image": Image.new("RGB", (32, 32)), "strength": 0.01, "steps": 4}, "at least 0.25"),
-    "size of a picture": ({"image": Image.new("RGB", (33, 32))}, "width=33"),
     "latents": ({"latents": torch.zeros(1, 4, 3, 3)}, "latents: shape"),
     "latents and image": ({"latents": torch.zeros(1, 4, 8, 8), "image": Image.new("RGB", (32, 32))}, "two starts"),
     "batch": ({"batch": 0}, "batch=0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,26 @@ def test_bundled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_from_pretrained_is_load() -> None:
     assert suffuse.from_pretrained is suffuse.load
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"device": "cuda:77"}, "device='cuda:77': cannot be used here"),
+        ({"device": "tpux"}, "device='tpux': cannot be used here"),
+        ({"dtype": "bfloat16"}, "dtype='bfloat16': must be one of"),
+        ({"dtype": torch.int8}, "dtype=torch.int8: must be one of"),
+        ({"dtype": torch.float32, "torch_dtype": torch.float32}, "two names of one argument"),
+    ],
+)
+def test_where_and_in_what_type(how: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        suffuse.load("digits", **how)
+
+
+def test_number_types(folder: Path) -> None:
+    assert suffuse.from_pretrained("digits", torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert suffuse.load("digits").to(torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.fixture

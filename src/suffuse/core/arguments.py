@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,44 @@ import torch
 from torch import Tensor
 
 from .errors import BadInput
-from .noise import Keyed, Noise, Stream
+from .grid import Spacing
+from .guidance import Guidance
+from .hook import Hook
+from .noise import Keyed, Noise, Stream, Streams
+from .patch import Adapter, Patch
+from .sampler import Sampler
+
+PARTS: dict[str, tuple[Any, str]] = {
+    "sampler": (Sampler, "DDIM()"),
+    "spacing": (Spacing, "Karras()"),
+    "guidance": (Guidance, "CFG(5)"),
+    "patches": ((Patch, Adapter), "DeepCache()"),
+    "hooks": (Hook, "MaskedBlend()"),
+}
+"""Argument -> what it takes, and an example."""
+
+
+def check_parts(**given: Any) -> None:
+    """Refuse what is no plug-in of the kind that its argument takes; None is none."""
+    for name, value in given.items():
+        kinds, example = PARTS[name]
+        several = name in ("patches", "hooks")
+        if several and (isinstance(value, str) or not isinstance(value, Sequence)):
+            raise BadInput(f"{name}={_short(value)}: give a list, such as [{example}]")
+        for part in value if several else [value]:
+            if not isinstance(part, (kinds, type(None))) or (several and part is None):
+                raise BadInput(f"{name}={_short(part)}: must be a value such as {example}; see `suffuse methods`")
+
+
+def _short(value: Any) -> str:
+    return " ".join(f"{value!r:.60}".split())
+
+
+def integer(name: str, value: Any) -> int:
+    """A whole number, NumPy's too."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise BadInput(f"{name}={value!r}: must be a whole number")
+    return operator.index(value)
 
 
 def one_of(name: str, value: Any, alias: str, other: Any, default: Any) -> Any:
@@ -21,26 +59,34 @@ def one_of(name: str, value: Any, alias: str, other: Any, default: Any) -> Any:
 
 def whole(name: str, value: Any) -> int:
     """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise BadInput(f"{name}={value!r}: must be a whole number, at least 1")
-    return value
+    return operator.index(value)
 
 
-def noise_of(seed: int | None, generator: torch.Generator | None, noise: Noise | None) -> Noise:
-    """The source of noise that one of three arguments names; seed 0 without any."""
+def noise_of(
+    seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None, noise: Noise | None,
+    ids: Sequence[int],
+) -> Noise:  # fmt: skip
+    """The source of noise of these samples that one of three arguments names; seed 0 without any."""
     if sum(v is not None for v in (seed, generator, noise)) > 1:
         raise BadInput("seed, generator and noise: more than one was given; give one")
     if generator is not None:
-        if not isinstance(generator, torch.Generator):
+        given: list[Any] = list(generator) if isinstance(generator, (list, tuple)) else [generator]
+        if not all(isinstance(g, torch.Generator) for g in given):
             raise BadInput(
-                f"generator={type(generator).__name__}: must be one torch.Generator; use `seed` and `samples` for more"
+                f"generator={_short(generator)}: must be a torch.Generator, or a list of one for each picture"
             )
-        return Stream(generator)
-    if noise is not None:
-        return noise
-    if isinstance(seed, bool) or not isinstance(seed, (int, type(None))):
-        raise BadInput(f"seed={seed!r}: must be a whole number")
-    return Keyed(seed or 0)
+        if isinstance(generator, torch.Generator):
+            return Stream(generator)
+        if len(given) != len(ids):
+            raise BadInput(f"generator: {len(given)} for {len(ids)} pictures; give one, or one for each")
+        return Streams(dict(zip(ids, given, strict=True)))
+    if noise is not None and not isinstance(noise, Noise):
+        raise BadInput(
+            f"noise={_short(noise)}: must be a source of noise such as Keyed(3); give start states as latents"
+        )
+    return noise or Keyed(0 if seed is None else integer("seed", seed))
 
 
 def fitting(name: str, value: Tensor, rows: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,9 @@ class Conditioner(nn.Module):
         named |= {f"phrase:{k}": [row[k] if k < len(row) else None for row in phrases] for k in range(most)}
         if negative is not None or all(piece.optional for piece in self.chain):
             named["null"] = nulls
+        odd = next((p for row in (prompts, *named.values()) for p in row if not isinstance(p, Hashable)), None)
+        if odd is not None:
+            raise BadInput(f"prompt={odd!r:.60}: must be text, a class, or a value such as Blend(('a', 'b'))")
         unique = list(dict.fromkeys(leaf for row in (prompts, *named.values()) for p in row for leaf in simple(p)))
         for prompt in unique:
             self._check(prompt, truncate)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import check_parts, integer, whole
 from .cond import Cond
 from .denoiser import EMPTY, Denoiser, check_finite
 from .errors import BadInput, Refused
@@ -149,7 +150,8 @@ def trace(
     Raises:
         BadInput: unusable numbers or shapes. Refused: parts that do not go together. Diverged: NaN.
     """
-    noise = Keyed(noise) if isinstance(noise, int) else noise
+    check_parts(sampler=sampler, spacing=spacing, guidance=guidance, patches=patches, hooks=hooks)
+    noise = noise if isinstance(noise, Noise) else Keyed(integer("noise", noise))
     cond = denoiser.prepare(cond)
     process = denoiser.process.given(cond)
     if isinstance(x, Start):
@@ -251,9 +253,7 @@ def grid_of(process: Process, sampler: Sampler, spacing: Spacing | None, steps: 
                 f"{type(process).__name__} runs on its own {len(times) - 1} times; leave out spacing={spacing}"
             )
         return Grid(times)
-    if not isinstance(steps, int) or steps < 1:
-        raise BadInput(f"steps={steps}: a run needs a whole number of steps, at least 1; 20 to 50 are usual")
-    rule = spacing or sampler.spacing
+    steps, rule = whole("steps", steps), spacing or sampler.spacing
     if rule is None:
         return process.steps(steps)
     shape = (

@@ -49,9 +49,14 @@ class StepEnd(Hook):
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         out = step(x, at)
         returned = self.function(self.model, at.i, at.process.timestep(at.t).item(), {"latents": out}) or {}
-        if returned.get("latents", out) is not out:
+        if not isinstance(returned, Mapping):
+            raise BadInput(f"callback_on_step_end returned {returned!r:.60}; return None or {{'latents': x}}")
+        latents = returned.get("latents", out)
+        if latents is not out:
+            if getattr(latents, "shape", None) != out.shape:
+                raise BadInput(f"callback_on_step_end returned {latents!r:.60} as latents; return {tuple(out.shape)}")
             self.changed()
-        return returned.get("latents", out)
+        return latents
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..images import Picture, mask_tensor, to_tensor
-from .arguments import fitting, identities, listed, noise_of, one_of, spread, whole
+from .arguments import check_parts, fitting, identities, listed, noise_of, one_of, spread, whole
 from .codec import Codec
 from .cond import Cond
 from .conditioner import Conditioner, Size
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..resolution.progressive import Progressive
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A loaded checkpoint. `suffuse.load` makes one; a changed model is a view that shares its weights.
 
@@ -89,7 +89,7 @@ class Model:
         progress: Callable[[Step], None] | None = None,
         preview: Callable[[Images], None] | None = None,
         callback_on_step_end: Callable[..., Mapping[str, Tensor] | None] | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_images_per_prompt: int | None = None,
@@ -106,11 +106,12 @@ class Model:
             steps: steps of the full grid (diffusers' `num_inference_steps`).
             guidance: a guidance, or its scale (`guidance_scale`); a scale of 1 or less is none.
             sampler, spacing, patches, hooks: plug-ins.
-            seed, generator, noise: one source of noise; default seed 0. A `generator` is read in diffusers' order.
+            seed, generator, noise: one source of noise; default seed 0. A `generator`, or one for each picture, is
+                read in diffusers' order; `noise=SeedBank((3, 8))` (suffuse.noise) gives each picture a seed.
             n: pictures of each prompt (`num_images_per_prompt`).
             samples: identities of the pictures, default 0, 1, 2, ...; `samples=[3]` makes the fourth of a batch alone.
             batch: pictures made at once; default all.
-            height, width: in pixels; default those of `image`, else the model's own.
+            height, width: in pixels; default those of `image`, to the nearest that can be made, else the model's own.
             latents: (B, C, h, w) start states instead of noise.
             truncate: cut off the end of a prompt that is too long, instead of refusing it.
             upscale: how pictures become larger than the model's own size, such as `DemoFusion()`: the first phase has
@@ -122,6 +123,7 @@ class Model:
         Raises:
             BadInput: an argument that cannot be used. Refused: parts that do not go together. Diverged: NaN.
         """
+        check_parts(sampler=sampler, spacing=spacing, patches=patches, hooks=hooks)
         chosen = self._guidance(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
         steps = whole("steps", one_of("steps", steps, "num_inference_steps", num_inference_steps, self.defaults.steps))
         n = whole("n", one_of("n", n, "num_images_per_prompt", num_images_per_prompt, 1))
@@ -137,14 +139,15 @@ class Model:
         grid = spacing.grid(self.denoiser.process, steps, shape)
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
+        ids = identities(samples, len(prompts))
         plugins = (chosen, sampler, *hooks, *patches)
         generation = Generation(
             model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
             patches=patches, hooks=hooks, shape=shape, progress=progress, callback=callback_on_step_end,
             cond=self._encode(prompts, negatives, plugins, size=size, grid=grid, truncate=truncate),
-            ids=identities(samples, len(prompts)),
+            ids=ids,
             grid=grid,
-            noise=noise_of(seed, generator, noise),
+            noise=noise_of(seed, generator, noise, ids),
             source=self._source(pictures, mask_image, strength, large, len(prompts), latents),
             latents=self._latents(latents, shape, len(prompts)),
             batch=len(prompts) if batch is None else whole("batch", batch),
@@ -302,13 +305,27 @@ class Model:
         """The same model with another way between pictures and states, such as `TiledVAE` for large pictures."""
         return replace(self, codec=codec)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Model:
-        """Move its modules, in place, and return it."""
+    def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Model:
+        """Move its modules, in place, and return it; a number type may come first, as in torch."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         for module in (self.conditioner, self.codec, self.denoiser):
             module.to(device=device, dtype=dtype)
         return self
 
     # what it is
+    def __repr__(self) -> str:
+        size, own = sum(p.numel() for p in self.net.parameters()) / 1e6, self.defaults
+        net = f"{type(self.net).__name__} of {size:.3g} M parameters, {self.dtype} on {self.device}"
+        how = f"{own.sampler}, {own.steps} steps, {own.guidance}, {own.size[0]} x {own.size[1]} pixels"
+        changes = "".join(f" + {getattr(change, 'patch', change)}" for change in self.changes)
+        return f"Model({self.name!r}: {self.layout.pipeline}, {net}{changes}; by default {how})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its network's weights."""
+        return next(self.denoiser.parameters()).dtype
+
     @property
     def device(self) -> torch.device:
         """Where its network is."""
@@ -390,9 +407,9 @@ class Model:
         return self.defaults.guide(float(guidance))
 
     def _size(self, height: int | None, width: int | None, image: Any) -> Size:
-        own = (
-            tuple(to_tensor(image).shape[-2:]) if image is not None and None in (height, width) else self.defaults.size
-        )
+        own = self.defaults.size
+        if image is not None and None in (height, width):
+            own = self._near(tuple(to_tensor(image).shape[-2:]))
         size = (
             own[0] if height is None else whole("height", height),
             own[1] if width is None else whole("width", width),

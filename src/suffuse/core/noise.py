@@ -130,3 +130,24 @@ class Stream(Noise):
 
     def fold(self, k: int | str) -> Noise:
         return self
+
+
+@dataclass(frozen=True)
+class Streams(Noise):
+    """One generator for each sample, as diffusers' pipelines take a list of them.
+
+    Args:
+        generators: sample -> its generator.
+    """
+
+    generators: Mapping[int, torch.Generator]
+
+    def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
+        rows = [
+            Stream(self.generators[int(sample)]).draw(kind, like[i : i + 1], [sample], key)
+            for i, sample in enumerate(samples)
+        ]
+        return torch.cat(rows)
+
+    def fold(self, k: int | str) -> Noise:
+        return self

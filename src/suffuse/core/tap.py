@@ -7,7 +7,7 @@ so it runs plain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .call import Binding, Call, Frame, stack, using
-from .errors import Refused
+from .errors import BadInput, Refused
 from .memory import Rows, rows_of
 from .patch import Adapter, Patch
 from .site import sites_of
@@ -137,8 +137,11 @@ def _attention(module: Any, plain: Any, args: Any, kwargs: Any, chain: list[tupl
     return out
 
 
-def bind(item: Patch | Adapter, net: Any) -> Binding:
+def bind(item: Any, net: Any) -> Binding:
     """A patch or adapter made ready for one network: its sites tapped, its parts found by name."""
+    if not isinstance(item, (Patch, Adapter)):
+        loaded = "; put loaded files on a model by with_adapters(model, ...)" if isinstance(item, Mapping) else ""
+        raise BadInput(f"{item!r:.60}: is no patch or adapter; give one such as DeepCache(){loaded}")
     sites = sites_of(net)
     if isinstance(item, Adapter):
         # as the patch sees its sites, where it still chooses them: a layer may be a site of several kinds

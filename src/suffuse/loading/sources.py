@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..core.arguments import one_of
 from ..core.errors import BadInput, Damaged, nearest
 from ..core.files import read_json
 from ..core.model import Model
@@ -24,6 +25,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     variant: str | None = None,
+    torch_dtype: torch.dtype | None = None,
 ) -> Model:
     """A model, ready to run.
 
@@ -31,15 +33,17 @@ def load(
         name: a bundled model ("shapes"), a folder in diffusers' layout, a single safetensors file, or a repository on
             the hub ("owner/name"), fetched if it is not on this machine yet (HF_HUB_OFFLINE=1 forbids it). Files of
             adapters may follow, with their strength: "shapes + 0.8*style.safetensors + other.safetensors".
-        dtype: of the weights; default float32, also for files in half precision. On a CPU bfloat16 may be faster,
-            float16 is twenty times slower and refused.
+        dtype: of the weights (diffusers' `torch_dtype`); default float32, also for files in half precision. On a CPU
+            bfloat16 may be faster, float16 is twenty times slower and refused.
         device: where to put it; default the CPU.
         variant: of the files, such as "fp16".
 
     Raises:
         BadInput: nothing of this name, or not a model that is known. Damaged: a file is missing or damaged, by name.
     """
-    device, dtype = torch.device(device or "cpu"), dtype or torch.float32
+    device, dtype = _device(device), one_of("dtype", dtype, "torch_dtype", torch_dtype, torch.float32)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise BadInput(f"dtype={dtype!r}: must be one of torch.float32, torch.bfloat16 and torch.float16")
     if dtype == torch.float16 and device.type == "cpu":
         raise BadInput(
             "dtype=torch.float16: runs twenty times slower than bfloat16 on a CPU; give torch.bfloat16 or leave it out"
@@ -65,6 +69,15 @@ def load(
     for adapter in adapters:
         model = _adapted(model, adapter.strip())
     return model.to(device)
+
+
+def _device(named: torch.device | str | None) -> torch.device:
+    """A device that this machine has."""
+    try:
+        return torch.empty(0, device=named or "cpu").device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise BadInput(f"device={str(named)!r}: cannot be used here ({why:.90}); give another, or none") from error
 
 
 def _adapted(model: Model, said: str) -> Model:
