@@ -47,6 +47,7 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
     w = _scale(model)
     best: Any = diffusers.DPMSolverMultistepScheduler
     exact = tuned(model, "exact", rows=ROWS, compiled=compiled)
+    near = tuned(model, "near", rows=ROWS)
 
     def pipe(change: Callable[[Any], object] = lambda pipe: None) -> Any:
         made = load(name).to_diffusers()  # of its own, because foreign caches change modules
@@ -58,8 +59,8 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
 
     plain = pipe()
     baseline = stock(plain, f"DDIM, {STEPS} steps", steps=STEPS, guidance=w)
-    few = [(pipe(), n) for n in (20, 10, 6)]
-    arms = [stock(p, f"DPM-Solver++ 2M, {n} steps", steps=n, guidance=w, scheduler=solver(p)) for p, n in few]
+    few = [(pipe(), "", n) for n in (20, 10, 6)] + [(pipe(_bfloat16), ", bfloat16", n) for n in (10, 6)]
+    arms = [stock(p, f"DPM-Solver++ 2M, {n} steps{how}", steps=n, guidance=w, scheduler=solver(p)) for p, how, n in few]
     if find_spec("DeepCache"):
         first, second = pipe(_deepcache_package(3)), pipe(_deepcache_package(2))
         arms += [
@@ -72,12 +73,14 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
     cache, half = DeepCache(every=3), CFG(w).during(0.0, 0.5)
     arms += [
         own(model, f"DDIM, {STEPS} steps", sampler=DDIM(), steps=STEPS, guidance=w),
-        own(exact, f"DDIM, {STEPS} steps, tuned", sampler=DDIM(), steps=STEPS, guidance=w),
+        own(exact, f"DDIM, {STEPS} steps, tuned exact", sampler=DDIM(), steps=STEPS, guidance=w),
         own(model, f"DDIM, {STEPS} steps, DeepCache(3)", sampler=DDIM(), steps=STEPS, guidance=w, patches=[cache]),
-        own(exact, "UniPC, 10 steps, tuned", sampler=UniPC(), steps=10, guidance=w),
-        own(exact, "UniPC, 5 steps, CFG in the first half, tuned", sampler=UniPC(), steps=5, guidance=half),
-        own(model, "UniPC, 8 steps, CFG in the first half, DeepCache(2)", sampler=UniPC(), steps=8, guidance=half,
-            patches=[DeepCache(every=2)]),
+        own(near, f"DDIM, {STEPS} steps, DeepCache(3), tuned near", sampler=DDIM(), steps=STEPS, guidance=w,
+            patches=[cache]),
+        own(near, "UniPC, 10 steps, tuned near", sampler=UniPC(), steps=10, guidance=w),
+        own(near, "UniPC, 5 steps, CFG in the first half, tuned near", sampler=UniPC(), steps=5, guidance=half),
+        own(near, "UniPC, 8 steps, CFG in the first half, DeepCache(2), tuned near", sampler=UniPC(), steps=8,
+            guidance=half, patches=[DeepCache(every=2)]),
     ]  # fmt: skip
     return baseline, arms
 
@@ -99,7 +102,11 @@ def flow(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
     baseline = stock(pipe(), f"Euler, {STEPS} steps", steps=STEPS, guidance=w)
     arms = [
         stock(pipe(), "Euler, 25 steps", steps=25, guidance=w),
-        *(stock(pipe(), f"UniPC, shift 3, {n} steps", steps=n, guidance=w, scheduler=_unipc()) for n in (10, 6)),
+        *(
+            stock(pipe(change), f"UniPC, shift 3, {n} steps{how}", steps=n, guidance=w, scheduler=_unipc())
+            for change, how in ((lambda pipe: None, ""), (_bfloat16, ", bfloat16"))
+            for n in (10, 6)
+        ),
     ]
     if find_spec("cache_dit"):
         arms.append(stock(pipe(_cache_dit), f"Euler, {STEPS} steps", steps=STEPS, guidance=w, by="cache-dit"))
@@ -152,6 +159,12 @@ def _cache_dit(pipe: Any) -> None:
     enable_cache(
         pipe, cache_config=DBCacheConfig(Fn_compute_blocks=1, Bn_compute_blocks=0, residual_diff_threshold=0.1)
     )
+
+
+def _bfloat16(pipe: Any) -> None:
+    import torch
+
+    pipe.to(torch.bfloat16)
 
 
 def _torchao(pipe: Any) -> None:

@@ -140,9 +140,8 @@ def stock(pipe: Any, what: str, *, steps: int, guidance: float, scheduler: Any =
         pipe.scheduler = scheduler
 
     def make(prompts: Sequence[str], latents: Tensor) -> Tensor:
-        images = pipe(
-            list(prompts), latents=latents.clone(), num_inference_steps=steps, guidance_scale=guidance
-        ).images  # fmt: skip
+        start = latents.clone().to(pipe.dtype)
+        images = pipe(list(prompts), latents=start, num_inference_steps=steps, guidance_scale=guidance).images
         return to_tensor(images)
 
     return Arm(by, what, make)
