@@ -98,6 +98,7 @@ def _edit(recipe: Mapping[str, Any], model: Model, image: Picture | None, mask: 
         sampler=parse(recipe["sampler"]),
         negative_prompt=read_prompt(recipe.get("negative_prompt")),
         seed=recipe["seed"],
+        samples=[recipe.get("sample", 0)],
     )
 
 

@@ -26,6 +26,7 @@ from suffuse.core.patch import Patch, Sites
 from suffuse.core.prompt import Mixture
 from suffuse.guidance.cfg import CFG
 from suffuse.images import to_tensor
+from suffuse.noise import SeedBank
 from suffuse.samplers.ancestral import DDIM, DDPM
 from suffuse.samplers.spacing import Leading, Trailing
 from suffuse.testing import pipelines
@@ -104,6 +105,19 @@ def test_a_generator_for_each_picture(model: Model, sd: Any) -> None:
     alone = model.generate(PROMPTS[1], generator=[seeded(6)], samples=[1], **{**HOW, "sampler": DDPM()})
     whole = model.generate(PROMPTS, generator=[seeded(5), seeded(6)], batch=1, **{**HOW, "sampler": DDPM()})
     assert torch.allclose(whole.latents[1:], alone.latents, atol=1e-4)
+
+
+def test_a_seed_for_each_picture(model: Model, tmp_path: Path) -> None:
+    how = {**HOW, "sampler": DDPM(), "height": 32, "width": 32}
+    whole = model.generate(PROMPTS, seed=[8, 3], **how)
+    alone = model.generate(PROMPTS[1], seed=3, **how)
+    assert torch.allclose(whole.latents[1:], alone.latents, atol=1e-4)
+    assert (whole.recipes[1]["seed"], whole.recipes[1]["sample"]) == (3, 0)
+    bank = model.generate(PROMPTS, noise=SeedBank((8, 3)), **how)
+    assert torch.allclose(bank.latents, whole.latents, atol=1e-4) and bank.recipes == whole.recipes
+    whole.save(tmp_path)
+    again = suffuse.replay(tmp_path / "001.png", model=model)
+    assert torch.allclose(again.latents, whole.latents[1:], atol=1e-4)
 
 
 def test_numbers_of_numpy(model: Model) -> None:
@@ -391,6 +405,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "n": ({"n": 0}, "n=0"),
     "seed": ({"seed": "one"}, "seed='one'"),
     "seed and noise": ({"seed": 1, "noise": Keyed(2)}, "more than one was given"),
+    "seeds": ({"seed": [1, 2, 3]}, "seed: 3 for 1 pictures"),
     "no generator": ({"generator": 3}, "generator=3: must be a torch.Generator"),
     "generators": ({"generator": [seeded(), seeded()]}, "generator: 2 for 1 pictures"),
     "noise": ({"noise": torch.zeros(1, 4, 8, 8)}, "start states as latents"),

@@ -12,9 +12,9 @@ from suffuse.conditioning import Switch, Weighted
 from suffuse.core.errors import BadInput, Refused
 from suffuse.editing import DirectInversion, LocalBlend, MasaCtrl, PromptToPrompt, SDEdit, edit, edit_direction
 from suffuse.guidance import CFG
-from suffuse.images import to_tensor
+from suffuse.images import to_pil, to_tensor
 from suffuse.loading.pipelines import assemble
-from suffuse.samplers import DDIM
+from suffuse.samplers import DDIM, DDPM
 from suffuse.testing import pipelines
 
 
@@ -107,6 +107,26 @@ def test_edits_are_saved_with_their_recipes(tmp_path):
     with pytest.raises(BadInput, match="this is not the one"):
         suffuse.replay(files[1], model=model(), image=picture(0))
     assert edit(model(), None, "a", "b", inversion=out.code[:1], steps=2).recipes[0]["lost"] == ["inversion: Code"]
+
+
+@pytest.mark.parametrize("how", [{"inversion": SDEdit(0.7)}, {"sampler": DDPM()}])
+def test_with_noise_a_picture_of_a_batch_is_what_it_is_alone_and_is_made_again(how, tmp_path):
+    run = {"steps": 4, "guidance": 3.0, "editor": [], "seed": 2, **how}
+    out = edit(model(), torch.stack([picture(0), picture(1)]), ["a", "a red circle"], ["b", "a blue circle"], **run)
+    alone = edit(model(), picture(1), "a red circle", "a blue circle", samples=[1], **run)
+    other = edit(model(), picture(1), "a red circle", "a blue circle", **run)
+    assert torch.allclose(alone.decoded.target, out.decoded.target[1:], atol=1e-3)
+    assert not torch.allclose(other.decoded.target, out.decoded.target[1:], atol=1e-1)
+    again = suffuse.replay(out.save(tmp_path)[1], model=model(), image=picture(1))
+    assert torch.allclose(again.decoded.target, out.decoded.target[1:], atol=1e-3)
+
+
+def test_an_edit_of_a_picture_of_an_odd_size_is_made_again(tmp_path):
+    photograph = to_pil(picture(3, 40)[None])[0].resize((37, 50))
+    out = edit(model(), photograph, "a", "b", steps=2)
+    assert out.images[0].size == (36, 48)
+    again = suffuse.replay(out.save(tmp_path / "a.png")[0], model=model(), image=photograph)
+    assert torch.equal(again.decoded.target, out.decoded.target)
 
 
 def test_an_edit_direction_is_a_difference_of_prompts():

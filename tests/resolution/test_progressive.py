@@ -79,6 +79,11 @@ def test_a_picture_is_enlarged_and_made_again(tmp_path):
     assert torch.equal(to_tensor(again.images), to_tensor(large.images))
     with pytest.raises(BadInput, match="image"):
         replay(file, model=model())
+    # states are not in the file, and going on from the picture would make another one
+    first = model().generate("a red circle", **HOW)
+    (file,) = model().upscale(first, "a red circle", factor=1.5, **HOW).save(tmp_path / "on.png")
+    with pytest.raises(BadInput, match="a recipe cannot hold"):
+        replay(file, model=model(), image=first.images[0])
 
 
 def test_refusals_of_the_task():

@@ -13,7 +13,7 @@ from .errors import BadInput
 from .grid import Spacing
 from .guidance import Guidance
 from .hook import Hook
-from .noise import Keyed, Noise, Stream, Streams
+from .noise import Keyed, Noise, PerSample, Stream
 from .patch import Adapter, Patch
 from .sampler import Sampler
 
@@ -65,28 +65,32 @@ def whole(name: str, value: Any) -> int:
 
 
 def noise_of(
-    seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None, noise: Noise | None,
-    ids: Sequence[int],
+    seed: int | Sequence[int] | None, generator: torch.Generator | Sequence[torch.Generator] | None,
+    noise: Noise | None, ids: Sequence[int],
 ) -> Noise:  # fmt: skip
     """The source of noise of these samples that one of three arguments names; seed 0 without any."""
     if sum(v is not None for v in (seed, generator, noise)) > 1:
         raise BadInput("seed, generator and noise: more than one was given; give one")
-    if generator is not None:
-        given: list[Any] = list(generator) if isinstance(generator, (list, tuple)) else [generator]
-        if not all(isinstance(g, torch.Generator) for g in given):
-            raise BadInput(
-                f"generator={_short(generator)}: must be a torch.Generator, or a list of one for each picture"
-            )
-        if isinstance(generator, torch.Generator):
-            return Stream(generator)
-        if len(given) != len(ids):
-            raise BadInput(f"generator: {len(given)} for {len(ids)} pictures; give one, or one for each")
-        return Streams(dict(zip(ids, given, strict=True)))
     if noise is not None and not isinstance(noise, Noise):
         raise BadInput(
             f"noise={_short(noise)}: must be a source of noise such as Keyed(3); give start states as latents"
         )
-    return noise or Keyed(0 if seed is None else integer("seed", seed))
+    if noise is not None:
+        return noise
+    name, given = ("generator", generator) if generator is not None else ("seed", 0 if seed is None else seed)
+    if not isinstance(given, (list, tuple)):
+        return _source(name, given)
+    if len(given) != len(ids):
+        raise BadInput(f"{name}: {len(given)} for {len(ids)} pictures; give one, or one for each")
+    return PerSample({k: _source(name, each) for k, each in zip(ids, given, strict=True)})
+
+
+def _source(name: str, given: Any) -> Noise:
+    if name == "seed":
+        return Keyed(integer(name, given))
+    if not isinstance(given, torch.Generator):
+        raise BadInput(f"{name}={_short(given)}: must be a torch.Generator, or a list of one for each picture")
+    return Stream(given)
 
 
 def fitting(name: str, value: Tensor, rows: int) -> Tensor:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .model import Model
 
 
+CALLBACK = "callback_on_step_end"
+"""What recipes call a callback that has changed latents."""
+
+
 @dataclass(frozen=True)
 class StepEnd(Hook):
     """diffusers' callback: function(model, step, timestep, {"latents": x}) after every step; may return latents.
@@ -156,6 +160,7 @@ class Generation:
         shape: (C, h, w) of one state.
         batch: pictures made at once.
         callback: diffusers' callback, or None.
+        lost: what of all this a recipe cannot hold.
     """
 
     model: Model
@@ -176,6 +181,7 @@ class Generation:
     batch: int
     progress: Callable[[Step], None] | None
     callback: Callable[..., Mapping[str, Value] | None] | None
+    lost: Sequence[str] = ()
 
     def run(self) -> Images:
         """Make them, `batch` at a time."""
@@ -183,7 +189,7 @@ class Generation:
         nfe: list[Tensor] = []
         pictures: list[Image.Image] = []
         lost: list[str] = []
-        hooks = self._hooks(lambda: lost.append("callback_on_step_end"))
+        hooks = self._hooks(lambda: lost.append(CALLBACK))
         for part in self._parts():
             start, cond = self._start(part)
             result = sample(
@@ -212,13 +218,12 @@ class Generation:
                 "model": self.model.name,
                 "fingerprint": self.model.fingerprint,
                 "steps": self.grid.n,
-                "seed": getattr(self.noise, "seed", None),
                 "height": self.shape[1] * factor,
                 "width": self.shape[2] * factor,
                 "strength": None if source is None else source.strength,
                 **{part: str(mode) for part, mode in self.model.modes.items()},
             },
-            lost=lost,
+            lost=[*self.lost, *lost],
         )
 
         def own(row: int) -> Recipe:
@@ -229,7 +234,8 @@ class Generation:
             }
             hashes = {name: None if v is None else hash_of(v[row : row + 1]) for name, v in tensors.items()}
             prompts = {"prompt": self.prompts[row], "negative_prompt": self.negatives[row]}
-            return of_picture(shared, prompts, sample=self.ids[row], **hashes)
+            seed, sample = self.noise.origin(self.ids[row]) or (None, self.ids[row])
+            return of_picture(shared, prompts, seed=seed, sample=sample, **hashes)
 
         return [own(row) for row in range(len(self.ids))]
 

@@ -76,7 +76,7 @@ class Model:
         spacing: Spacing | None = None,
         patches: Sequence[Any] = (),
         hooks: Sequence[Hook] = (),
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         noise: Noise | None = None,
         n: int | None = None,
         samples: Sequence[int] | None = None,
@@ -106,8 +106,8 @@ class Model:
             steps: steps of the full grid (diffusers' `num_inference_steps`).
             guidance: a guidance, or its scale (`guidance_scale`); a scale of 1 or less is none.
             sampler, spacing, patches, hooks: plug-ins.
-            seed, generator, noise: one source of noise; default seed 0. A `generator`, or one for each picture, is
-                read in diffusers' order; `noise=SeedBank((3, 8))` (suffuse.noise) gives each picture a seed.
+            seed, generator, noise: one source of noise; default seed 0. A list has one for each picture; a `generator`
+                is read in diffusers' order.
             n: pictures of each prompt (`num_images_per_prompt`).
             samples: identities of the pictures, default 0, 1, 2, ...; `samples=[3]` makes the fourth of a batch alone.
             batch: pictures made at once; default all.
@@ -151,6 +151,7 @@ class Model:
             source=self._source(pictures, mask_image, strength, large, len(prompts), latents),
             latents=self._latents(latents, shape, len(prompts)),
             batch=len(prompts) if batch is None else whole("batch", batch),
+            lost=["image: states of an earlier run"] if upscale and isinstance(image, Images) else (),
         )  # fmt: skip
         if upscale is None:
             return generation.run()

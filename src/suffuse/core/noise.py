@@ -47,6 +47,10 @@ class Noise(ABC):
         """Independent noise for the k-th repetition of the same step."""
         return Folded(self, str(k))
 
+    def origin(self, sample: int) -> tuple[int, int] | None:
+        """(seed, sample) by which `Keyed` draws the same for this sample; None where no seed does."""
+        return None
+
 
 @dataclass(frozen=True)
 class Folded(Noise):
@@ -68,6 +72,9 @@ class Keyed(Noise):
     """
 
     seed: int = 0
+
+    def origin(self, sample: int) -> tuple[int, int]:
+        return self.seed, sample
 
     def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
         shape = tuple(like.shape[1:])
@@ -133,21 +140,21 @@ class Stream(Noise):
 
 
 @dataclass(frozen=True)
-class Streams(Noise):
-    """One generator for each sample, as diffusers' pipelines take a list of them.
+class PerSample(Noise):
+    """A source of noise for each sample, which draws as the first of that source alone.
 
     Args:
-        generators: sample -> its generator.
+        sources: sample -> its source, such as `Keyed(seed)`, or a `Stream` as diffusers takes a list of generators.
     """
 
-    generators: Mapping[int, torch.Generator]
+    sources: Mapping[int, Noise]
 
     def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
-        rows = [
-            Stream(self.generators[int(sample)]).draw(kind, like[i : i + 1], [sample], key)
-            for i, sample in enumerate(samples)
-        ]
+        rows = [self.sources[int(k)].draw(kind, like[i : i + 1], [0], key) for i, k in enumerate(samples)]
         return torch.cat(rows)
 
     def fold(self, k: int | str) -> Noise:
-        return self
+        return PerSample({sample: source.fold(k) for sample, source in self.sources.items()})
+
+    def origin(self, sample: int) -> tuple[int, int] | None:
+        return self.sources[sample].origin(0)

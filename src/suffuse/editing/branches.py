@@ -7,6 +7,7 @@ data of the run and not of a patch, so it follows the rows through guidance, win
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,10 +16,28 @@ from ..core.call import Call
 from ..core.cond import Cond
 from ..core.errors import BadInput, Refused
 from ..core.memory import Row, rows_of
+from ..core.noise import Noise
 from ..core.site import Site, Sites
 
 PAIR, PLACE = "pair", "place"
 """Alternatives of the condition: what is the source of what, and what the user points at."""
+
+
+@dataclass(frozen=True)
+class PairNoise(Noise):
+    """Picture k of an edit draws as sample ids[k], in its source branch and in its target branch.
+
+    Args:
+        inner: source of the noise.
+        ids: identities of the pictures.
+    """
+
+    inner: Noise
+    ids: tuple[int, ...]
+
+    def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
+        return self.inner.draw(kind, like, [self.ids[k % len(self.ids)] for k in samples], key)
+
 
 Pairs = tuple[list[int], list[int]]
 """Rows of targets, and for each the row of its source."""

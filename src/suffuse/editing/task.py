@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.arguments import fitting, listed, spread
+from ..core.arguments import fitting, identities, listed, spread
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.grid import Spacing
@@ -28,13 +28,16 @@ from ..core.sampler import Sampler
 from ..core.step import Step
 from ..images import Picture, mask_tensor, save_pngs, to_pil, to_tensor
 from ..samplers.ancestral import DDIM
-from .branches import PLACE
+from .branches import PLACE, PairNoise
 from .code import Code
 from .ddim_inversion import DDIMInversion
 from .direct_inversion import DirectInversion
 from .inverter import Inverter, Plan
 from .lockstep import Decoded, decode
 from .prompt_to_prompt import PromptToPrompt
+
+USERS = {"mask": "KeepOutside()", "points": "RegionEnergy(Drag())"}
+"""An editor for each thing that one may point at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,7 @@ def edit(
     spacing: Spacing | None = None,
     negative_prompt: Prompt | None = None,
     seed: int = 0,
+    samples: Sequence[int] | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> Edits:
     """Change pictures from what one prompt says to what another says.
@@ -131,6 +135,7 @@ def edit(
             them; all pictures share them.
         steps, guidance, sampler, spacing, seed: of the run; `guidance` is one, or its scale; default the model's.
         negative_prompt: what guidance leads away from, in both branches.
+        samples: identities of the pictures, default 0, 1, 2, ...; `samples=[3]` makes the fourth of a batch alone.
         progress: called with each step of decoding before it is made.
 
     Raises:
@@ -148,13 +153,14 @@ def edit(
     given = isinstance(inversion, Code)
     if given == (image is not None):
         raise BadInput("image: give pictures with an inverter, or None with a code")
-    pixels = None if image is None else to_tensor(image)
     x0 = inversion.x if isinstance(inversion, Code) else model.encode(image)  # type: ignore[arg-type]
     if not len(befores) == len(afters) == len(x0):
         raise BadInput(
             f"source, target: {len(befores)} and {len(afters)} prompts for {len(x0)} pictures; give one each"
         )
     plan, size = plan_of(model, x0.shape[1:], steps, guidance, sampler, spacing, seed)
+    pixels, ids = None if image is None else to_tensor(image, size), identities(samples, len(x0))
+    plan = replace(plan, noise=PairNoise(plan.noise, tuple(ids)))
     inverter = inversion.inverter if isinstance(inversion, Code) else inversion
     place = _place(mask, points, size, len(x0), [inverter, *editors])
     before, after = (
@@ -174,6 +180,7 @@ def edit(
         of_picture(
             shared,
             {"source": befores[row], "target": afters[row], "negative_prompt": negative_prompt},
+            sample=ids[row],
             image=None if pixels is None else hash_of(pixels[row : row + 1]),
             mask=None if masks is None else hash_of(masks[row : row + 1]),
         )
@@ -218,7 +225,7 @@ def _place(
     used = {entry for user in users for part in user.bare for entry in part.places}
     for name in entries:
         if name not in used:
-            raise BadInput(f"{name}: neither inversion nor editor makes use of it; leave it out, or give one that does")
+            raise BadInput(f"{name}: neither inversion nor editor makes use of it; add an editor such as {USERS[name]}")
     return {PLACE: Cond(entries)} if entries else {}
 
 

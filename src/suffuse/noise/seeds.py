@@ -43,6 +43,9 @@ class SeedBank(Noise):
         if not self.seeds:
             raise BadInput("SeedBank(seeds=()): a bank without seeds; give at least one")
 
+    def origin(self, sample: int) -> tuple[int, int]:
+        return self.seeds[sample % len(self.seeds)], 0
+
     def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
         rows = [
             Keyed(self.seeds[k % len(self.seeds)]).draw(kind, like[i : i + 1], [0], key) for i, k in enumerate(samples)

@@ -16,6 +16,7 @@ from ..core.cond import Cond
 from ..core.conditioner import Size
 from ..core.errors import BadInput
 from ..core.expression import unparse
+from ..core.generation import CALLBACK
 from ..core.grid import Grid
 from ..core.guidance import Guidance
 from ..core.hook import Hook
@@ -99,8 +100,10 @@ def enlarged(
         phase = _phase(generation, made[-1].latents if x0 is None or made else x0, method, size, encode)
         images = phase.run()
         spent = sum((i.nfe for i in made[-1:]), images.nfe)
-        recipes = [_recipe(r, method) for r in replace(generation, shape=phase.shape).recipes([])]
-        made.append(replace(images, nfe=spent, recipes=recipes))
+        made.append(replace(images, nfe=spent))
+        lost = [CALLBACK] if any(CALLBACK in m.recipes[0].get("lost", ()) for m in made) else []
+        recipes = [_recipe(r, method) for r in replace(generation, shape=phase.shape).recipes(lost)]
+        made[-1] = replace(made[-1], recipes=recipes)
         if preview is not None:
             preview(made[-1])
     if not made:
