@@ -172,6 +172,11 @@ def test_pictures_around_crops():
     assert led.nfe.tolist() == [7 + 2 * 9 + 2 * 4] and not torch.equal(led.latents, out.latents[:1])
     wide = cyclic_one_way(model(), "a red circle", **how, width=48)
     assert wide.images[0].size == (48, 32)
+    each = {**how, "conditions": [how["conditions"], [Pasted(-crop, 0, 0)]]}
+    apart = cyclic_one_way(model(), ["a red circle", "a blue square"], **each)
+    torch.testing.assert_close(apart.latents[:1], out.latents[:1], atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(apart.latents[1], out.latents[1], atol=1e-2)
+    assert apart.recipes[0]["canvas"] == out.recipes[0]["canvas"] != apart.recipes[1]["canvas"]
 
 
 def test_what_is_wrong_is_said():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from suffuse.core.errors import BadInput
+from suffuse.core.hook import Hook
 from suffuse.editing import (
     Appearance,
     DiffEditor,
@@ -19,6 +20,7 @@ from suffuse.editing import (
     RegionalSDE,
     TimeTravel,
 )
+from suffuse.editing.drag_hooks import Alone, RegionalDDIM
 from suffuse.editing.key_value_bank import Chosen, Concatenated, Replaced
 from suffuse.personalization import ImagePrompt, IPAdapter
 
@@ -32,7 +34,7 @@ OFF = {"eta": 0.0, "times": 1, "regional": False, "dense": 1.0}
 
 def toy(task, **more):
     """A task on the fixture, whose decoder has two blocks."""
-    return run(*replace(task, blocks=(0, 1)).editors, inversion=task.inversion, steps=10, **more)
+    return run(*replace(task, blocks=(0, 1)).editors, inversion=task.inversion, steps=15, **more)
 
 
 def test_without_its_additions_diffeditor_is_dragondiffusion():
@@ -50,7 +52,7 @@ def test_each_addition_changes_the_edit_and_leaves_the_source(name):
 
 
 def test_noise_is_in_the_region_alone_and_that_of_the_pair():
-    editor = RegionalSDE(MOVE, 0.5, start=0.6, stop=0.8)
+    editor = RegionalSDE(MOVE, 0.5, start=0.5, stop=0.8)
     plain, noisy = run(), run(editor)
     assert close(noisy.source, plain.source, 1e-5) and not close(noisy.target, plain.target, 1e-4)
     alone = run(editor, rows=slice(0, 1))
@@ -59,8 +61,6 @@ def test_noise_is_in_the_region_alone_and_that_of_the_pair():
 
 def test_a_step_with_regional_noise_is_ddims_law():
     """Inside of the region the move from t to s has DDIM's mean and deviation at that eta, outside those at 0."""
-    from suffuse.core.hook import Hook
-
     seen = {}
 
     class Keep(Hook):
@@ -72,7 +72,7 @@ def test_a_step_with_regional_noise_is_ddims_law():
                 seen["out"], seen["noise"] = out, at.but(samples=(0, 1, 0, 1), owner=None).noise(x, "region")
             return out
 
-    run(Keep(), RegionalSDE(MOVE, 0.5, start=0.2, stop=0.4), steps=5)
+    run(Keep(), RegionalSDE(MOVE, 0.5, start=0.1, stop=0.4), steps=5)
     certain, random = seen["law"]
     region = torch.maximum(mask(), mask().roll((1, 2), (2, 3))) > 0
     wanted = torch.where(region, random.at(seen["noise"])[2:], certain.mean[2:])
@@ -80,10 +80,26 @@ def test_a_step_with_regional_noise_is_ddims_law():
 
 
 def test_time_travel_makes_steps_again():
-    plain, again = run(steps=10), run(TimeTravel(), steps=10)
+    plain, again = run(steps=10), run(TimeTravel(start=0.3), steps=10)
     assert close(again.source, plain.source, 1e-5) and not close(again.target, plain.target, 1e-4)
     # step 4 twice more (2 rows, 2 branches), and twice an unguided evaluation of both rows to go back
     assert (again.nfe - plain.nfe).tolist() == [2 * 4 + 2 * 2] * 2
+
+
+def test_the_papers_steps_of_50(monkeypatch):
+    """Noise in 11 to 19, and 22, 24, 26, 28 twice again; on the way back no branch attends to another."""
+    noisy, made, alone, plain = [], [], [], RegionalDDIM.step
+    monkeypatch.setattr(RegionalDDIM, "step", lambda self, p, x, at, m: noisy.append(at.i) or plain(self, p, x, at, m))
+
+    class Noted(Hook):
+        def __call__(self, step, x, at):
+            (alone if step.predict(at).guidance == (Alone(),) else made).append(at.i)
+            return step(x, at)
+
+    run(RegionalSDE(MOVE), TimeTravel(), Noted(), steps=50)
+    assert noisy == list(range(11, 20))
+    assert [k for k in range(50) if made.count(k) == 3] == [22, 24, 26, 28]
+    assert alone == [22, 22, 24, 24, 26, 26, 28, 28] and len(made) == 58
 
 
 def test_how_targets_attend_depends_on_the_operation():

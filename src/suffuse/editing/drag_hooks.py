@@ -7,17 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.cond import Cond
 from ..core.errors import BadInput
+from ..core.guidance import Guidance
 from ..core.hook import Hook, StepFunction
 from ..core.law import Law, Normal
 from ..core.memory import rows_of
 from ..core.plugin import Needs
+from ..core.predict import Predict
 from ..core.registry import method
 from ..core.sampler import Ask, Sampler
 from ..core.step import Step
 from ..core.value import Coef, Value, put, sqrt, where
 from ..samplers.ancestral import DDIM
 from .branches import pairs_at
+from .feature_probe import PROBED
 from .regions import Operation, Pointed
 
 
@@ -45,7 +49,7 @@ class RegionalSDE(Hook):
     Args:
         operation: what is to become of the region.
         eta: share of the posterior's noise, 0 to 1; 0 leaves the run alone.
-        start, stop: shares of the run between which it acts; the paper's steps 10 to 20 of 50 are 0.2 and 0.4.
+        start, stop: shares of the run between which it acts, without both; the paper's steps 11 to 19 of 50.
 
     Raises:
         BadInput: numbers out of range, or no mask.
@@ -76,7 +80,7 @@ class RegionalSDE(Hook):
         return replace(self, eta=0.0)
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
-        if not self.eta or not self.start <= at.progress < self.stop:
+        if not self.eta or not self.start < at.progress < self.stop:
             return step(x, at)
         targets, sources = pairs_at(at.samples, step.cond, self)
         taken = self.operation.taken(rows_of("", at.samples), sources)
@@ -88,14 +92,22 @@ class RegionalSDE(Hook):
         return step.using(sampler=RegionalDDIM(eta, at.but(samples=tuple(own)).noise(x, "region")))(x, at)
 
 
+@dataclass(frozen=True)
+class Alone(Guidance):
+    """The plain conditional prediction, in which no branch attends to another."""
+
+    def __call__(self, predict: Predict, x: Value, t: Coef, cond: Cond, at: Step) -> Any:
+        return predict.plain(x, t, cond, PROBED)
+
+
 @method(paper="diffeditor")
 @dataclass(frozen=True)
 class TimeTravel(Hook):
-    """Some steps are made several times; in between the target goes back by one step of DDIM inversion, unguided.
+    """Some steps are made several times; in between the target goes back by a step of DDIM, unguided and on its own.
 
     Args:
         times: that each such step is made; 1 leaves the run alone.
-        start, stop: shares of the run between which it acts; the paper's steps 20 to 30 of 50 are 0.4 and 0.6.
+        start, stop: shares of the run between which it acts, without both; the paper's steps 22 to 28 of 50.
         every: it acts on every so many steps.
 
     Raises:
@@ -124,10 +136,10 @@ class TimeTravel(Hook):
 
     def __call__(self, step: StepFunction, x: Value, at: Step) -> Value:
         z = step(x, at)
-        if not self.start <= at.progress < self.stop or at.i % self.every:
+        if not self.start < at.progress < self.stop or at.i % self.every:
             return z
         targets, _ = pairs_at(at.samples, step.cond, self)
         for k in range(1, self.times):
-            back = step.using(guidance=None, sampler=DDIM())(z, at.back())
+            back = step.using(guidance=Alone(), sampler=DDIM())(z, at.back())
             z = step(put(x, targets, back[targets]), at.fold(k))
         return z

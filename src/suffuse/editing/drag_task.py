@@ -114,7 +114,7 @@ class DiffEditor(DragonDiffusion):
         times: of `TimeTravel`; 1 is none.
         regional: each energy moves the state in its own region only.
         dense: share of the run after which every second step is guided; 1 is all.
-        image_prompt: shows the model the picture itself, or None.
+        image_prompt: shows the model the picture itself, in the paper's steps 10 to 20 of 50, or None.
         shown: scale of the image prompt.
 
     Example:
@@ -136,7 +136,8 @@ class DiffEditor(DragonDiffusion):
     shown: float = 0.1
 
     def told(self, model: Model, image: Picture | Sequence[Picture]) -> Model:
-        return model if self.image_prompt is None else self.image_prompt.shown(model, image, self.shown)
+        # Silent at first: the inversion does not look at the picture, and `editors` has the prompt for its steps.
+        return model if self.image_prompt is None else self.image_prompt.shown(model, image, 0.0)
 
     @property
     def energy(self) -> RegionEnergy:
@@ -144,5 +145,9 @@ class DiffEditor(DragonDiffusion):
 
     @property
     def editors(self) -> tuple[Any, ...]:
-        noise = (RegionalSDE(self.operation, self.eta),) if self.eta else ()
-        return (*super().editors, *noise, *((TimeTravel(self.times),) if self.times != 1 else ()))
+        added: list[Any] = [RegionalSDE(self.operation, self.eta)] if self.eta else []
+        if self.times != 1:
+            added.append(TimeTravel(self.times))
+        if self.image_prompt is not None:
+            added.append(self.image_prompt.prompt.scaled(self.shown).during(10 / 50, 20 / 50))
+        return (*super().editors, *added)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.arguments import spread
 from ..core.cond import Cond
 from ..core.engine import Start, sample
 from ..core.errors import BadInput
@@ -74,7 +75,7 @@ def canvas(conditions: Sequence[Pasted], height: int, width: int) -> tuple[Tenso
 def cyclic_one_way(
     model: Model,
     prompt: str | Sequence[str],
-    conditions: Sequence[Pasted],
+    conditions: Sequence[Pasted] | Sequence[Sequence[Pasted]],
     *,
     cycle: CyclicOneWay = CyclicOneWay(),
     suppress: str | None = None,
@@ -95,7 +96,7 @@ def cyclic_one_way(
     Args:
         model: a loaded model.
         prompt: what the whole shows; several make a picture of each.
-        conditions: the crops and their places.
+        conditions: the crops and their places; of all pictures, or a sequence for each.
         cycle: levels and number of cycles.
         suppress: what is not to appear a second time during the cycles; None leaves this guidance out.
         diverse: what it is led to instead.
@@ -117,8 +118,10 @@ def cyclic_one_way(
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     size = (height or model.defaults.size[0], width or model.defaults.size[1])
-    pixels, given = canvas(conditions, *size)
-    x0 = model.encode(pixels).repeat(len(prompts), 1, 1, 1)
+    shared_by_all = all(isinstance(each, Pasted) for each in conditions)
+    crops = spread("conditions", [conditions] if shared_by_all else list(conditions), len(prompts))
+    pixels, given = map(torch.cat, zip(*(canvas(own, *size) for own in crops), strict=True))
+    x0 = model.encode(pixels)
     plan, _ = plan_of(model, x0.shape[1:], steps, guidance, DDIM(eta), None, seed)
     rest = plan.guidance
     if suppress is not None:
@@ -126,7 +129,7 @@ def cyclic_one_way(
     cond = model.condition(prompts, negative_prompt, plugins=[rest], size=size, grid=plan.grid)
     top, low = cycle.node(steps, cycle.high), cycle.node(steps, cycle.low)
     path = pivots(plan, x0, cond, first=top)
-    free = 1.0 - F.adaptive_avg_pool2d(given, (x0.shape[-2], x0.shape[-1])).round().repeat(len(x0), 1, 1, 1)
+    free = 1.0 - F.adaptive_avg_pool2d(given, (x0.shape[-2], x0.shape[-1])).round()
     run = sample(
         plan.denoiser, Start.exactly(path[:, low - top], plan.grid.node(low).item()), sampler=plan.sampler,
         grid=plan.grid, cond=cond.with_alt(path=Cond({"states": path, "mask": free})), guidance=rest, hooks=[cycle],
@@ -135,8 +138,10 @@ def cyclic_one_way(
     shared = recipe(
         parts={"cycle": cycle, "guidance": rest, "sampler": plan.sampler, "patches": model.added},
         plain={"task": "cyclic_one_way", "model": model.name, "fingerprint": model.fingerprint, "steps": steps,
-               "seed": seed, "height": size[0], "width": size[1], "canvas": hash_of(pixels)},
+               "seed": seed, "height": size[0], "width": size[1]},
     )  # fmt: skip
-    recipes = [of_picture(shared, {"prompt": p, "negative_prompt": negative_prompt}, sample=k)
-               for k, p in enumerate(prompts)]  # fmt: skip
+    recipes = [
+        of_picture(shared, {"prompt": p, "negative_prompt": negative_prompt}, sample=k, canvas=hash_of(own[None]))
+        for k, (p, own) in enumerate(zip(prompts, pixels, strict=True))
+    ]
     return Images(to_pil(model.decode(run.x)), run.x, run.nfe + plan.grid.n - top, recipes)
