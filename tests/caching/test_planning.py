@@ -9,7 +9,7 @@ import pytest
 
 import suffuse
 from suffuse.caching import DeepCache, plan_acceleration
-from suffuse.caching.planning import AccelerationPlan, Option, Stack, load_recipe, options_for
+from suffuse.caching.planning import AccelerationPlan, Option, Stack, _promising, load_recipe, options_for
 from suffuse.core.errors import BadInput, Damaged, Refused
 from suffuse.core.metric import Estimate
 from suffuse.guidance import CFG
@@ -45,6 +45,20 @@ def test_the_recipe_of_the_best_is_kept_and_runs(tmp_path):
     assert suffuse.load("digits").generate("3", **recipe).nfe.tolist() == [plan().best.nfe]
 
 
+def test_what_two_options_do_to_each_other_counts_when_a_third_joins():
+    few, window, cache = FEW, Option("guidance", {"guidance": CFG(2).during(0.0, 0.5)}), CACHE
+    measured = [stack(1, 1), stack(0.2, 1.1, few), stack(0.8, 1.0, window), stack(0.5, 1.2, cache)]
+    assert _promising(measured, 0.5) == (few, window)
+    measured.append(stack(0.16, 1.9, few, window))
+    assert _promising(measured, 0.5) == (window, cache)
+    measured.append(stack(0.4, 1.2, window, cache))
+    assert _promising(measured, 0.5) == (few, cache)
+    measured.append(stack(0.1, 1.3, few, cache))
+    assert _promising(measured, 0.5) == (few, window, cache)
+    measured.append(stack(0.08, 2.0, few, window, cache))
+    assert _promising(measured, 0.5) is None and _promising(measured[:4], 0.05) is None
+
+
 def test_best_and_front():
     found = AccelerationPlan(
         "m",
@@ -71,6 +85,7 @@ def test_options_come_from_the_registry():
     said = [str(o) for o in found]
     assert any("DeepCache" in s for s in said) and not any("FirstBlockCache" in s for s in said)
     assert {"steps", "guidance", "depth"} <= {o.axis for o in found}
+    assert not any("DeeDiff" in str(o) for o in options_for(suffuse.load("shapes-flow")))  # it waits for trained heads
 
 
 def test_what_cannot_be_planned(tmp_path):

@@ -30,7 +30,7 @@ STAGE = 5
 """Most rounds in which the times alone are searched, and rounds in which the share of skipped layers grows."""
 
 
-@method(paper="autodiffusion")
+@method(paper="autodiffusion", tags=("saves depth", "saves steps"))
 @dataclass(frozen=True)
 class AutoDiffusion(Spacing, Patch):
     """Time steps, and the residual layers that are left out at each, with the least Frechet distance.

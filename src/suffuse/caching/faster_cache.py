@@ -24,7 +24,7 @@ from .policy import CacheTable
 from .pyramid_broadcast import attentions
 
 
-@method(paper="fastercache")
+@method(paper="fastercache", tags=("saves depth",))
 @dataclass(frozen=True)
 class FasterCache(CacheTable):
     """Every second step each attention computes; between, its output is F + w (F - F') from the last two computed ones,
@@ -72,7 +72,7 @@ class FasterCache(CacheTable):
         )
 
 
-@method(paper="fastercache")
+@method(paper="fastercache", tags=("saves guidance",))
 @dataclass(frozen=True)
 class CFGCache(Guidance):
     """CFG whose unconditional prediction is computed at every N-th step, and else made of the conditional one:

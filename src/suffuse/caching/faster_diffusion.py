@@ -27,7 +27,7 @@ KEYS = (0, 1, 2, 3, 5, 10, 15, 25, 35)
 """The paper's key steps, of 50."""
 
 
-@method(paper="faster-diffusion")
+@method(paper="faster-diffusion", tags=("saves depth",))
 @dataclass(frozen=True)
 class FasterDiffusion(CacheTable):
     """Key steps run the whole UNet; the steps between run its decoder on the encoder's outputs of the last key step,

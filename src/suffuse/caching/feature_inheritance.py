@@ -39,7 +39,7 @@ def dense_at_end(share: float, every: int) -> Segments:
     return ((1.0 - share, every), (1.0, 1))
 
 
-@method(paper="a-sdm-inheritance")
+@method(paper="a-sdm-inheritance", tags=("saves depth",))
 @dataclass(frozen=True)
 class FeatureInheritance(CacheTable):
     """Chosen parts of a network are not computed at some steps, and inherit what they returned at the last that did.

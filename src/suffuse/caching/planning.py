@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,15 +180,16 @@ def plan_acceleration(
     options: Sequence[Option] | None = None,
     error: Error | None = None,
     steps: int = 50,
-    most: int = 12,
+    most: int = 6,
     rounds: int = 5,
     seed: int = 0,
     report: Callable[[Stack], None] | None = None,
 ) -> AccelerationPlan:
     """Search stacks of options for the least error within a budget of multiplications.
 
-    The baseline and every option by itself are measured first; then stacks of several axes, those first whose options
-    promise the least error within the budget if they did not interact. Interactions are so measured, not multiplied.
+    The baseline and every option by itself are measured first; then, one after another, the stack of several axes that
+    promises the least error within the budget, as if what was measured together did not interact with the rest.
+    Interactions are so measured, not multiplied, and what two options do to each other is known when a third joins.
 
     Args:
         model: what is to run faster.
@@ -199,7 +200,7 @@ def plan_acceleration(
         error: of each picture; by default the squared distance of its latents from those of the baseline in units of
             the baseline's own at four fifths of its steps.
         steps: of the baseline, with the model's sampler and guidance.
-        most: stacks that are measured, the baseline among them.
+        most: stacks of several options that are measured, 1 or more.
         rounds: pairs of timed runs, 5 or more.
         seed: of the pictures, the same for every stack.
         report: called with each stack as it is measured.
@@ -210,8 +211,8 @@ def plan_acceleration(
 
     Reference: Ma et al., Efficient Diffusion Models: A Comprehensive Survey from Principles to Practices, 2410.11795.
     """
-    if not 0.0 < budget < 1.0 or most < 2:
-        raise BadInput(f"budget={budget}, most={most}: give a share of the work between 0 and 1, and 2 stacks or more")
+    if not 0.0 < budget < 1.0 or most < 1:
+        raise BadInput(f"budget={budget}, most={most}: give a share of the work between 0 and 1, and 1 stack or more")
     chosen = options_for(model) if options is None else list(options)
     if unknown := {o.axis for o in chosen} - set(AXES):
         raise BadInput(f"options: axis {min(unknown)!r} is none of {', '.join(AXES)}")
@@ -219,34 +220,38 @@ def plan_acceleration(
     bench = _Bench(model, list(prompts), base, error, rounds, seed)
     stacks: list[Stack] = []
 
-    def measure(picked: tuple[Option, ...]) -> Stack:
+    def measure(picked: tuple[Option, ...]) -> None:
         stacks.append(bench.measure(picked))
         if report is not None:
             report(stacks[-1])
-        return stacks[-1]
 
-    measure(())
-    alone = {id(o): measure((o,)) for o in chosen[: most - 1]}
-    for picked in _promising(chosen[: most - 1], alone, budget)[: most - len(stacks)]:
+    for picked in [(), *((option,) for option in chosen)]:
         measure(picked)
+    for _ in range(most):
+        if (promising := _promising(stacks, budget)) is None:
+            break
+        measure(promising)
     return AccelerationPlan(model.name, budget, tolerance, base, tuple(stacks))
 
 
-def _promising(options: Sequence[Option], alone: Mapping[int, Stack], budget: float) -> list[tuple[Option, ...]]:
-    """Stacks of two axes or more that should fit the budget, those of least expected error first."""
-    axes = [axis for axis in AXES if any(o.axis == axis for o in options)]
-    every = [
-        picked
-        for count in range(2, len(axes) + 1)
-        for some in combinations(axes, count)
-        for picked in product(*([o for o in options if o.axis == axis] for axis in some))
-    ]
+def _promising(stacks: Sequence[Stack], budget: float) -> tuple[Option, ...] | None:
+    """Options of two axes or more that were not measured together, should fit the budget, and err least."""
+    alone = [s for s in stacks if len(s.options) == 1]
+    axes = [[s.options for s in alone if s.options[0].axis == axis] for axis in AXES]
+    every = [sum(some, ()) for some in product(*([(), *options] for options in axes))]
+    measured = [s.options for s in stacks]
 
-    def expected(picked: tuple[Option, ...]) -> float:
-        return sum(max(alone[id(o)].error.mean - 1.0, 0.0) for o in picked)
+    def expected(picked: tuple[Option, ...]) -> tuple[float, float]:
+        """Error over the baseline's, and multiplications: the worst that measured parts of it give with the rest."""
+        ways = []
+        for part in stacks:
+            if all(o in picked for o in part.options):
+                apart = [part, *(s for s in alone if s.options[0] in picked and s.options[0] not in part.options)]
+                ways.append((sum(max(s.error.mean - 1.0, 0.0) for s in apart), prod(s.macs for s in apart)))
+        return max(ways)
 
-    fits = [p for p in every if prod(alone[id(o)].macs for o in p) <= budget]
-    return sorted(fits, key=lambda p: (expected(p), prod(alone[id(o)].macs for o in p)))
+    fits = [picked for picked in every if picked not in measured and expected(picked)[1] <= budget]
+    return min(fits, key=expected, default=None)
 
 
 class _Bench:
@@ -300,8 +305,10 @@ def _settings(base: Mapping[str, Any], options: Iterable[Option]) -> dict[str, A
 
 
 def _acts(patch: Patch, model: Model) -> bool:
+    """Whether it does something here as it stands; what waits for training does not."""
     try:
-        return bool(patch.sites(model.denoiser.sites)) if model.denoiser.sites is not None else False
+        found = model.denoiser.sites
+        return patch != patch.neutral() and found is not None and bool(patch.sites(found))
     except Refused:
         return False
 

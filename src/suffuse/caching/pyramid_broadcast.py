@@ -11,7 +11,7 @@ from ..core.site import Site, Sites
 from .policy import CacheTable
 
 
-@method(paper="pab")
+@method(paper="pab", tags=("saves depth",))
 @dataclass(frozen=True)
 class PAB(CacheTable):
     """In the middle of a run each attention computes every N-th step only and broadcasts its output to the steps

@@ -16,7 +16,7 @@ from ..core.step import Step
 from .token_subset import TokenSubset
 
 
-@method(paper="ras")
+@method(paper="ras", tags=("saves tokens",))
 @dataclass(frozen=True)
 class RAS(TokenSubset):
     """At most steps only a share r of the image tokens runs; the others reuse their last output, and attention finds

@@ -19,7 +19,7 @@ from ..resolution.size_context import SizeContext
 from .token_subset import pick, put
 
 
-@method(paper="tome")
+@method(paper="tome", tags=("saves tokens",))
 @dataclass(frozen=True)
 class TokenMerging(Patch):
     """Attention on fewer tokens: of every stride x stride square of image tokens one, drawn anew for each sample, layer

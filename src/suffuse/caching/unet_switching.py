@@ -14,7 +14,7 @@ from ..core.step import Step
 from ..core.value import Value
 
 
-@method(paper="a-sdm-inheritance", tags=("switching",))
+@method(paper="a-sdm-inheritance", tags=("switching", "saves width"))
 @dataclass(frozen=True, eq=False)
 class MultiUNetSwitching(Hook):
     """A light network makes the steps between those of the run's own; with `.during(a, b)` in a part of the run.

@@ -23,7 +23,7 @@ def plan(
     ] = None,
     number: Annotated[int, typer.Option("-n", min=2, help="Prompts that are used.")] = 32,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the baseline.")] = 50,
-    most: Annotated[int, typer.Option(min=2, help="Stacks that are measured.")] = 12,
+    most: Annotated[int, typer.Option(min=1, help="Stacks of several options that are measured.")] = 6,
     reader: Annotated[
         bool, typer.Option("--reader", help="Error is what the bundled reader misses, not the distance of latents.")
     ] = False,

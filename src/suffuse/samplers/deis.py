@@ -63,7 +63,7 @@ VARIANTS: Mapping[str, Rule] = {
 }
 
 
-@method(paper="deis")
+@method(paper="deis", tags=("saves steps",))
 @dataclass(frozen=True)
 class DEIS(Sampler):
     """x_s = (alpha_s / alpha_t) x_t + alpha_s sum_{j=0..r} C_j eps_j,   C_j = integral of L_j d(rho) from t to s.

@@ -15,7 +15,7 @@ from ..core.value import Coef, Value, expm1, minimum, sqrt, where
 from .multistep import ZERO, History, blank, blend, known, push, seen_from_noise, where_apart
 
 
-@method(paper="dpm-solver-plus-plus")
+@method(paper="dpm-solver-plus-plus", tags=("saves steps",))
 @dataclass(frozen=True)
 class DPMSolverPP(Sampler):
     """x_s = DDIM(x_t) + alpha_s times what x0 gains over the step, extrapolated in lambda = log(alpha / sigma).

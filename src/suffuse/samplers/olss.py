@@ -26,7 +26,7 @@ from .linear import LinearSolver, fit_table, least_squares
 BISECTIONS = 30
 
 
-@method(paper="olss")
+@method(paper="olss", tags=("saves steps",))
 @dataclass(frozen=True)
 class OLSS(LinearSolver):
     """x_{i+1} = w_i x_T + sum_{j<=i} w_ij e_j  with the w and the times that come nearest to a run of many steps.

@@ -20,7 +20,7 @@ from .multistep import ONE, ZERO, blank, blend, known, push, seen_from_noise, wh
 HALF = Coef(0.5)
 
 
-@method(paper="unipc")
+@method(paper="unipc", tags=("saves steps",))
 @dataclass(frozen=True)
 class UniPC(Sampler):
     """UniP-p and UniC-p in turn, for the data prediction, one evaluation a step.
