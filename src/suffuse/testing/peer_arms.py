@@ -113,13 +113,15 @@ def flow(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
     if find_spec("torchao"):
         arms.append(stock(pipe(_torchao), f"Euler, {STEPS} steps, int8 weights", steps=STEPS, guidance=w, by="torchao"))
     half = CFG(w).during(0.0, 0.5)
-    first, seer = FirstBlockCache(0.1), TaylorSeer(every=4)
+    first, seer, further = FirstBlockCache(0.1), TaylorSeer(every=4), TaylorSeer(every=5, order=2)
     arms += [
         own(model, f"Euler, {STEPS} steps", sampler=Euler(), steps=STEPS, guidance=w),
         own(exact, f"Euler, {STEPS} steps, tuned exact", sampler=Euler(), steps=STEPS, guidance=w),
         own(near, f"Euler, {STEPS} steps, tuned near", sampler=Euler(), steps=STEPS, guidance=w),
         own(model, f"Euler, {STEPS} steps, {first}", sampler=Euler(), steps=STEPS, guidance=w, patches=[first]),
         own(model, f"Euler, {STEPS} steps, {seer}", sampler=Euler(), steps=STEPS, guidance=w, patches=[seer]),
+        own(near, f"Euler, {STEPS} steps, {further}, tuned near", sampler=Euler(), steps=STEPS, guidance=w,
+            patches=[further]),
         own(near, "UniPC, 10 steps, tuned near", sampler=UniPC(), spacing=SHIFTED, steps=10, guidance=w),
         own(near, "UniPC, 6 steps, CFG in the first half, tuned near", sampler=UniPC(), spacing=SHIFTED, steps=6,
             guidance=half),
