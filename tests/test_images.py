@@ -10,7 +10,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from suffuse.core.errors import BadInput, Damaged
-from suffuse.images import mask_tensor, recipe_of, save_png, to_pil, to_tensor
+from suffuse.images import mask_tensor, recipe_of, save_png, to_pil, to_tensor, writable
 
 BYTES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3) * 4
 PICTURE = Image.fromarray(BYTES)
@@ -101,6 +101,26 @@ def test_masks() -> None:
 def test_bad_pictures(picture: object, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         to_tensor(picture)  # type: ignore[arg-type]
+
+
+def test_what_is_transparent_is_not_marked() -> None:
+    mask = Image.new("LA", (4, 4), (255, 0))
+    mask.putpixel((1, 2), (255, 255))
+    assert mask_tensor(mask).sum() == 1.0 and mask_tensor(mask)[0, 0, 2, 1] == 1.0
+
+
+def test_places_to_write_to(tmp_path: Path) -> None:
+    assert writable(tmp_path / "new" / "a.png") == tmp_path / "new" / "a.png" and not (tmp_path / "new").exists()
+    assert writable(tmp_path / "v1.5", 3) == tmp_path / "v1.5"
+    (tmp_path / "file").touch()
+    for path, number, message in (
+        ("a.png", 2, "one file for 2 pictures"),
+        ("a.jpg", 1, "are PNG files.*a.png"),
+        ("file/a.png", 1, "nothing can be written into .*file"),
+        ("file", 2, "nothing can be written into"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            writable(tmp_path / path, number)
 
 
 def test_not_a_picture(tmp_path: Path) -> None:

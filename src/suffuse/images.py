@@ -41,7 +41,10 @@ def to_tensor(pictures: Picture | Sequence[Picture], size: tuple[int, int] | Non
 
 
 def mask_tensor(masks: Picture | Sequence[Picture], size: tuple[int, int] | None = None) -> Tensor:
-    """(B, 1, H, W) float32 in [0, 1], 1 where the mask is white; a tensor or float array is taken as it is."""
+    """(B, 1, H, W) float32 in [0, 1], 1 where the mask is white, 0 where it is black or transparent.
+
+    A tensor is taken as it is.
+    """
     return torch.cat([_one(m, size, "L", "mask_image") for m in _several(masks)])
 
 
@@ -59,14 +62,34 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], recipe: Mapping[s
     return atomic_write(path, lambda file: image.save(file, "PNG", pnginfo=info))
 
 
+def writable(path: str | os.PathLike[str], number: int = 1) -> Path:
+    """The PNG file or folder `path`, where so many pictures can be written; to be asked before they are made.
+
+    Raises:
+        BadInput: one file for several pictures, a file of another kind, or a place that cannot be written to.
+    """
+    path = Path(path)
+    if _is_file(path) and number > 1:
+        raise BadInput(f"output: {path} is one file for {number} pictures; give a folder")
+    if path.suffix.lower() in Image.registered_extensions().keys() - {".png"} and not path.is_dir():
+        raise BadInput(f"output: {path}: pictures are PNG files, with their recipe; give {path.with_suffix('.png')}")
+    home = path.parent if _is_file(path) else path
+    there = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BadInput(f"output: nothing can be written into {there}; give another place")
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
+
+
 def save_pngs(
     images: Sequence[Image.Image], path: str | os.PathLike[str], recipes: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
     """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""
-    path = Path(path)
-    if path.suffix.lower() == ".png":
-        if len(images) > 1:
-            raise BadInput(f"path: {path} is one file for {len(images)} pictures; give a folder")
+    path = writable(path, len(images))
+    if _is_file(path):
         return [save_png(images[0], path, recipes[0])]
     return [save_png(i, path / f"{k:03d}.png", r) for k, (i, r) in enumerate(zip(images, recipes, strict=True))]
 
@@ -129,9 +152,9 @@ def _one(picture: Any, size: tuple[int, int] | None, mode: str, name: str) -> Te
             raise BadInput(f"{name}: a {type(picture).__name__} is not a picture; give a PIL image, a tensor or a path")
         picture = _open(picture)
     picture = _eight_bits(ImageOps.exif_transpose(picture), name)
-    if picture.has_transparency_data and mode == "RGB":
-        # What is transparent shows white, as on a page; the colour hidden below it means nothing.
-        page = Image.new("RGBA", picture.size, "white")
+    if picture.has_transparency_data:
+        # What is transparent shows white, as on a page, or marks nothing; the colour hidden below it means nothing.
+        page = Image.new("RGBA", picture.size, "white" if mode == "RGB" else "black")
         picture = Image.alpha_composite(page, picture.convert("RGBA"))
     picture = picture.convert(mode)
     if size is not None and picture.size != size[::-1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -27,6 +28,17 @@ def test_a_plain_prompt_keeps_its_brackets(suffuse, tmp_path):
     file = tmp_path / "a.png"
     assert suffuse("generate", "a (red) circle", "--steps", 1, "-o", file)[0] == 0
     assert recipe_of(file)["prompt"] == "a (red) circle"
+
+
+def test_where_it_cannot_write_it_says_so_before_it_starts(suffuse, tmp_path):
+    for file, why in (("a.jpg", "give .*a.png"), ("a.png", "one file for 2")):
+        status, _, said = suffuse("generate", "a red circle", "--model", "nowhere", "-n", 2, "-o", tmp_path / file)
+        assert status == 2 and re.search(why, said) and not list(tmp_path.iterdir())
+
+
+def test_too_large_a_picture_is_one_line(suffuse, tmp_path):
+    status, _, said = suffuse("generate", "3", "--model", "digits", "--height", 2**32, "--width", 2**32)
+    assert status == 2 and said.startswith("error: not enough memory") and said.count("\n") == 1
 
 
 def test_a_mistake_in_a_prompt_value_is_one_line(suffuse, tmp_path):

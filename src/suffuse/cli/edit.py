@@ -47,7 +47,9 @@ def edit(
     """
     from suffuse import load
     from suffuse.conditioning.prompts import read_prompt
+    from suffuse.images import writable
 
+    place = writable(output or picture.with_name(f"{picture.stem}-edit.png"))
     chosen = plugin(inversion), [plugin(e) for e in editor or ("PromptToPrompt()",)], plugin(sampler)
     words = [read_prompt(text) for text in (source, target)]
     loaded = load(model)
@@ -59,7 +61,7 @@ def edit(
             negative_prompt=read_prompt(negative) if negative else None, progress=bar.advance,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    (file,) = edits.save(output or picture.with_name(f"{picture.stem}-edit.png"))
+    (file,) = edits.save(place)
     spent = int(edits.decoded.nfe[0])
     if as_json:
         show_json({"file": str(file), "seconds": seconds, "evaluations": spent, "recipe": edits.recipes[0]})

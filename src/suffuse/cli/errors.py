@@ -11,6 +11,8 @@ from suffuse.core.errors import SuffuseError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "size calculation overflowed")
+"""What torch says of it, by a plain RuntimeError on a CPU."""
 
 
 def guarded(run: Callable[[], int | None]) -> int:
@@ -30,6 +32,10 @@ def guarded(run: Callable[[], int | None]) -> int:
         if error.filename is None:
             raise
         return _say(f"{error.filename}: {error.strerror}; check the path and its permissions", BAD_INPUT)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(said in str(error) for said in OUT_OF_MEMORY):
+            raise
+        return _say("not enough memory; make smaller pictures, or fewer at once", BAD_INPUT)
     except KeyboardInterrupt:
         status = INTERRUPTED
     if status == INTERRUPTED:

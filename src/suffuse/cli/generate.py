@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from suffuse.core.errors import BadInput
-
 from .output import AsJson, show, show_json
 from .plugins import guidance_of, plugin
 from .progress import Bar
@@ -85,10 +83,10 @@ def generate(
     from suffuse import load, tuned
     from suffuse.caching.planning import load_recipe
     from suffuse.conditioning.prompts import read_prompt
+    from suffuse.images import writable
 
     target = output or Path("out") / f"{_slug(prompt)}-{seed}{'' if number > 1 else '.png'}"
-    if number > 1 and target.suffix.lower() == ".png":
-        raise BadInput(f"output: {target} is one file for {number} pictures; give a folder")
+    writable(target, number)
     words, against = read_prompt(prompt), read_prompt(negative) if negative else None
     loaded = load(" + ".join([model, *(lora or ())]))
     if speed:
@@ -143,10 +141,11 @@ def replay(
     from PIL import Image
 
     from suffuse import load
+    from suffuse.images import writable
     from suffuse.rebuild import replay as rebuild
 
+    target = writable(output or picture.with_name(f"{picture.stem}-replay.png"))
     images = rebuild(picture, model=load(model) if model else None, image=image, mask_image=mask)
-    target = output or picture.with_name(f"{picture.stem}-replay.png")
     images.save(target)
     new, old = (np.asarray(i.convert("RGB"), dtype=int) for i in (images.images[0], Image.open(picture)))
     difference = int(np.abs(new - old).max()) if new.shape == old.shape else 255

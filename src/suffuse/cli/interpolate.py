@@ -30,11 +30,13 @@ def interpolate(
     """Make the pictures between two pictures, by way of their noise."""
     from suffuse import load
     from suffuse.core.errors import BadInput
+    from suffuse.images import writable
     from suffuse.noise import interpolate as between
     from suffuse.noise.interpolation import Interpolation
 
     from .sheet import contact_sheet, save_png
 
+    writable(output, frames)
     rule = plugin(how)
     if not isinstance(rule, Interpolation):
         raise BadInput(f"how={how!r}: {type(rule).__name__} does not interpolate; use NoiseDiffusion()")

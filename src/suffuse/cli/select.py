@@ -33,8 +33,9 @@ def select(
     from suffuse.core.errors import BadInput
     from suffuse.guidance import select as best
     from suffuse.guidance.questions import Scorer
-    from suffuse.images import save_png
+    from suffuse.images import save_png, writable
 
+    writable(output)
     by = plugin(scorer)
     if not isinstance(by, Scorer):
         raise BadInput(f"scorer={scorer!r}: {type(by).__name__} scores no pictures; use TIFASelect()")

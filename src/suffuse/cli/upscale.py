@@ -34,7 +34,9 @@ def upscale(
     """Make a picture larger, with details that the model knows."""
     from suffuse import load
     from suffuse.conditioning.prompts import read_prompt
+    from suffuse.images import writable
 
+    place = writable(output or picture.with_name(f"{picture.stem}-large.png"))
     loaded = load(model)
     started = time.perf_counter()
     with Bar(as_json) as bar:
@@ -45,7 +47,7 @@ def upscale(
             progress=bar.advance,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    (file,) = images.save(output or picture.with_name(f"{picture.stem}-large.png"))
+    (file,) = images.save(place)
     spent = int(images.nfe[0])
     if as_json:
         show_json({"file": str(file), "seconds": seconds, "evaluations": spent, "recipe": images.recipes[0]})

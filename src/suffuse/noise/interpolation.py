@@ -26,7 +26,7 @@ from ..core.plugin import Prompt
 from ..core.process import Gaussian
 from ..core.registry import method
 from ..core.value import Coef, combine
-from ..images import Picture, to_pil, to_tensor
+from ..images import Picture, to_pil
 from ..samplers.ancestral import DDIM
 from .variation import spherical
 
@@ -211,7 +211,7 @@ def interpolate(
         raise BadInput(f"shares={tuple(shares)}: give shares of the way, from 0 to 1")
     process = model.denoiser.process
     assert isinstance(process, Gaussian)
-    x0 = torch.cat([model.encode(to_tensor(picture)) for picture in (first, last)])
+    x0 = model.encode([first, last])
     shape = tuple(x0.shape[1:])
     full = model.defaults.spacing.grid(process, steps or model.defaults.steps, shape)
     made = round(strength * full.n)
