@@ -22,6 +22,12 @@ def test_buckets_have_the_native_area():
     assert ARAD().nearest((100, 210), (64, 64), 4) == (44, 92) and ARAD().nearest((512, 512), (64, 64), 8) == (64, 64)
 
 
+def test_areas_may_grow_with_the_proportions():
+    assert ARAD((1 / 4, 1.0, 2.0), growth=1.0).sizes((64, 64), 4) == [(256, 64), (64, 64), (64, 128)]
+    with pytest.raises(BadInput, match="growth"):
+        ARAD(growth=float("nan"))
+
+
 def test_cuts_keep_what_is_spoken_of():
     picture = torch.linspace(-1, 1, 64)[None, :, None].expand(3, 64, 64)
     low = cut_around(picture, (32, 64), (0.5, 0.0, 0.95, 1.0))

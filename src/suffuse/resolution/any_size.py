@@ -33,15 +33,18 @@ RATIOS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1.0, 3 / 2, 2.0, 3.0, 4.0)
 @method(paper="any-size-diffusion")
 @dataclass(frozen=True)
 class ARAD:
-    """Any ratio adaptability diffusion: an adapter trained on pictures of several proportions at the native area, each
-    batch of one of them; pictures are then made at the nearest.
+    """Any ratio adaptability diffusion: an adapter trained on pictures of several proportions, each batch of one of
+    them; pictures are then made at the nearest.
+
+    The bucket of ratio r has the area A max(r, 1/r)^growth, with A the native one.
 
     Args:
         ratios: width / height of the buckets.
         adapter: what is trained.
+        growth: 0 keeps the native area, 1 the native length of the shorter side.
 
     Raises:
-        BadInput: no ratio, or one that is not above 0.
+        BadInput: no ratio, one that is not above 0, or a growth that is not finite.
 
     Example:
         >>> arad = ARAD()
@@ -59,15 +62,18 @@ class ARAD:
 
     ratios: tuple[float, ...] = RATIOS
     adapter: Patch = LoRA(16)
+    growth: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.ratios or min(self.ratios) <= 0:
             raise BadInput(f"ARAD(ratios={self.ratios}): give one ratio or more, all above 0")
+        if not math.isfinite(self.growth):
+            raise BadInput(f"ARAD(growth={self.growth}): give a finite power, 0 for the native area")
 
     def sizes(self, native: Size, multiple: int) -> list[Size]:
-        """Height and width of each bucket, of about the native area."""
-        side = math.sqrt(math.prod(native))
-        both = [(side / math.sqrt(r), side * math.sqrt(r)) for r in self.ratios]
+        """Height and width of each bucket."""
+        areas = [math.prod(native) * max(r, 1 / r) ** self.growth for r in self.ratios]
+        both = [(math.sqrt(area / r), math.sqrt(area * r)) for area, r in zip(areas, self.ratios, strict=True)]
         return [(_whole(height, multiple), _whole(width, multiple)) for height, width in both]
 
     def nearest(self, size: Size, native: Size, multiple: int) -> Size:
