@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import suffuse
 from suffuse.adapters import (
     BOFT,
     IA3,
@@ -350,6 +351,23 @@ def test_lora_of_a_whole_model_gives_the_picture_of_diffusers(tmp_path: Path) ->
         .latents
     )
     assert close(mine, theirs, 1e-4)
+    # one that is baked is a plain model, here and there
+    merged = with_adapters(model, *files[0]).baked()
+    assert not merged.changes and close(picture(merged), ours[0], 1e-4) and torch.equal(picture(model), plain)
+    again = suffuse.load(merged.save_pretrained(tmp_path / "merged"))
+    assert close(picture(again), ours[0], 1e-4)
+
+
+def test_folders_as_diffusers_and_peft_write_them(tmp_path: Path) -> None:
+    """PEFT's file has no alphas, which are in its configuration."""
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=["to_q", "to_k"])
+    theirs, tensors = peft_unet(config)
+    config.save_pretrained(tmp_path / "peft")
+    file = tmp_path / "peft" / "adapter_model.safetensors"
+    save_file({f"base_model.model.{key}": tensor for key, tensor in tensors.items()}, file)
+    assert close(value(net("unet").with_(loaded(tmp_path / "peft", net("unet"))), "unet"), called(theirs))
+    with pytest.raises(BadInput, match="a folder without pytorch_lora_weights.safetensors or"):
+        load_adapters(tmp_path, net("unet"))
 
 
 def test_models_are_stored_without_adapters_or_not_at_all(tmp_path: Path) -> None:
@@ -361,7 +379,9 @@ def test_models_are_stored_without_adapters_or_not_at_all(tmp_path: Path) -> Non
     for network, delta in (("denoiser", LoRA(2).on(model.denoiser)), ("text_encoder", LoRA(2).during(0, 1).on(view))):
         changed = with_adapters(model, {network: delta})
         for store in (lambda m=changed: m.save_pretrained(tmp_path / "model"), changed.to_diffusers):
-            with pytest.raises(Refused, match=r"(cannot hold|cannot run) LoRA\(.*\); (bake|take)"):
+            with pytest.raises(
+                Refused, match=r"(cannot hold|cannot run) LoRA\(.*\); merge adapters .* model.baked"
+            ):
                 store()
     seen = with_adapters(model, {"text_encoder": []})  # a view without adapters
     folder = seen.save_pretrained(tmp_path / "model")

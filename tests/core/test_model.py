@@ -28,7 +28,7 @@ from suffuse.guidance.cfg import CFG
 from suffuse.images import to_tensor
 from suffuse.noise import SeedBank
 from suffuse.samplers.ancestral import DDIM, DDPM
-from suffuse.samplers.spacing import Leading, Trailing
+from suffuse.samplers.spacing import Explicit, Leading, Trailing
 from suffuse.testing import pipelines
 
 SPACING = Leading(offset=1, end=1 / 1000)
@@ -406,6 +406,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": "one"}, "seed='one'"),
     "seed and noise": ({"seed": 1, "noise": Keyed(2)}, "more than one was given"),
     "seeds": ({"seed": [1, 2, 3]}, "seed: 3 for 1 pictures"),
+    "steps of its own": ({"steps": 4, "spacing": Explicit(times=(1.0, 0.5))}, "has 2 steps of its own"),
     "no generator": ({"generator": 3}, "generator=3: must be a torch.Generator"),
     "generators": ({"generator": [seeded(), seeded()]}, "generator: 2 for 1 pictures"),
     "noise": ({"noise": torch.zeros(1, 4, 8, 8)}, "start states as latents"),

@@ -235,3 +235,9 @@ def test_wrong_arguments_and_processes():
         if Needs.GAUSSIAN in sampler.needs:
             with pytest.raises(Refused, match="categorical"):
                 sample(law, (1, 2), sampler=sampler, steps=2)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_ddim_takes_a_share(eta):
+    with pytest.raises(BadInput, match="eta="):
+        DDIM(eta)

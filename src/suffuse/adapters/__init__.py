@@ -24,6 +24,7 @@ __getattr__, __dir__ = lazy(
         "GLoRA": "lora",
         "LoRA": "lora",
         "bake": "merging",
+        "baked": "merging",
         "combine": "merging",
         "extract": "merging",
         "limit_norm": "merging",

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..backbones.encoder import Encoder
+from ..core.denoiser import Network
 from ..core.errors import BadInput, Refused
 from ..core.patch import Adapter
 from ..core.site import sites_of
 from .delta import Delta, Part
 from .lora import LoRA, LowRank, factor, product
+from .reading import exchanged
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 @torch.no_grad()
-def bake(net: Net, *adapters: Adapter) -> Net:
+def bake(net: Net, *adapters: Any) -> Net:
     """A copy of a network with adapters merged into its weights, W + sum_i scale_i dW_i(W); the network stays as it is.
 
     There is no way back by subtraction, which would not be exact: keep the network and the adapters.
@@ -40,12 +44,31 @@ def bake(net: Net, *adapters: Adapter) -> Net:
         found = [(a, a.part(name)) for a in adapters if name in a.names and a.scale != 0.0]
         merged: dict[str, Tensor] = {}
         for adapter, part in found:
-            for kind, delta in _delta_of(adapter, "bake").deltas(part, originals[name], adapter.scale).items():  # type: ignore[arg-type]
+            for kind, delta in _delta_of(adapter, "bake").deltas(part, originals[name], adapter.scale).items():
                 merged[kind] = merged[kind] + delta if kind in merged else delta
         for kind, delta in merged.items():
             old, new = getattr(originals[name], kind), getattr(copies[name], kind)
             new.copy_(old.double() + delta.double())
     return twin
+
+
+def baked(model: Any) -> Any:
+    """A copy of a model with the adapters of its network and of its text encoders merged into their weights.
+
+    It can be saved and given to diffusers; `Model.baked` is this.
+
+    Args:
+        model: a Model.
+
+    Raises:
+        Refused: a patch or adapter that is no change of weights.
+    """
+    network, conditioner = model.denoiser, model.conditioner
+    while not isinstance(network, Network):
+        network = network.base
+    for view in [module for module in conditioner.modules() if isinstance(module, Encoder)]:
+        conditioner = exchanged(conditioner, view, bake(Encoder(view.net), *view.items).net)
+    return replace(model, denoiser=bake(network, *model.changes), conditioner=conditioner, named=())
 
 
 @torch.no_grad()
@@ -178,10 +201,11 @@ def _fits(adapter: Adapter, modules: dict[str, nn.Module]) -> None:
         )
 
 
-def _delta_of(adapter: Adapter, verb: str) -> Delta:
-    if not isinstance(adapter.patch, Delta):
-        raise Refused(f"{verb}: {adapter.patch} is not a change of weights; use it as a view, `net.with_(adapter)`")
-    return adapter.patch
+def _delta_of(adapter: Any, verb: str) -> Delta:
+    patch = adapter.patch if isinstance(adapter, Adapter) else adapter
+    if not isinstance(patch, Delta):
+        raise Refused(f"{verb}: {patch} is not a change of weights; use it as a view, `net.with_(adapter)`")
+    return patch
 
 
 def _plain_lora(adapter: Adapter, verb: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..backbones.encoder import Encoder
 from ..core.errors import BadInput, Damaged, Refused
 from ..core.expression import parse
+from ..core.files import read_json
 from ..core.patch import Adapter, Patch
 from ..core.site import Site, sites_of
 from .delta import Delta, Part
@@ -24,6 +25,9 @@ from .lora import GLoRA, LoRA
 from .names import DENOISER, NETWORKS, aliases, parsed
 from .orthogonal import BOFT, DiagOFT
 from .products import LoHa, LoKr
+
+FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""What diffusers and PEFT call the file in the folder that they write."""
 
 Layers = dict[str, dict[str, Tensor]]
 """Layer -> tensor -> value."""
@@ -35,7 +39,7 @@ def load_adapters(path: str | Path, networks: Any, scale: float | None = None) -
     Several files add up: `with_adapters(model, load_adapters(a, model, 0.8), load_adapters(b, model, 0.5))`.
 
     Args:
-        path: the file.
+        path: the file; or the folder in which diffusers or PEFT wrote it.
         networks: a model; a denoiser; or {"denoiser": ..., "text_encoder": Encoder(...), "text_encoder_2": ...}.
         scale: strength; default that of the file, else 1.
 
@@ -45,7 +49,8 @@ def load_adapters(path: str | Path, networks: Any, scale: float | None = None) -
     Raises:
         BadInput: pickled tensors. Damaged: missing or incomplete. Refused: it was made for another architecture.
     """
-    tensors, metadata = read_tensors(Path(path))
+    path = _file(Path(path))
+    tensors, metadata = read_tensors(path)
     targets = _networks(networks)
     # ours may be of any kind; changes of weights are read like those of other programs
     ours = {name: parse(said, Patch) for name in targets if (said := metadata.get(f"{name}.patch"))}
@@ -55,6 +60,14 @@ def load_adapters(path: str | Path, networks: Any, scale: float | None = None) -
         network: [_adapter(path, network, targets[network], kind, metadata, scale) for kind in _kinds(layers)]
         for network, layers in _layers(path, targets, changes).items()
     } | {name: [_made(path, name, targets[name], patch, tensors, metadata, scale)] for name, patch in other.items()}
+
+
+def _file(path: Path) -> Path:
+    """The file of adapters in a folder, by the names that diffusers and PEFT give it."""
+    inside = [path / name for name in FILES if (path / name).is_file()]
+    if path.is_dir() and not inside:
+        raise BadInput(f"path: {path} is a folder without {' or '.join(FILES)}; name a safetensors file")
+    return inside[0] if inside else path
 
 
 def with_adapters(model: Any, *loaded: Mapping[str, Adapter | Sequence[Adapter]]) -> Any:
@@ -95,7 +108,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise Damaged(f"path: {path} is missing; name a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         with path.open("rb") as raw:
             pickled = raw.read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
@@ -104,6 +117,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"path: {path} holds pickled tensors, which can run code; convert it to safetensors"
             ) from error
         raise Damaged(f"{path} is no whole safetensors file ({error}); get it again") from error
+    config = path.with_name("adapter_config.json")
+    if path.name == FILES[1] and config.is_file():  # PEFT keeps alphas there
+        metadata = {"lora_adapter_metadata": json.dumps(read_json(config)), **metadata}
+    return tensors, metadata
 
 
 def _networks(given: Any) -> dict[str, Any]:

@@ -125,7 +125,8 @@ class Model:
         """
         check_parts(sampler=sampler, spacing=spacing, patches=patches, hooks=hooks)
         chosen = self._guidance(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
-        steps = whole("steps", one_of("steps", steps, "num_inference_steps", num_inference_steps, self.defaults.steps))
+        asked = one_of("steps", steps, "num_inference_steps", num_inference_steps, None)
+        steps = whole("steps", self.defaults.steps if asked is None else asked)
         n = whole("n", one_of("n", n, "num_images_per_prompt", num_images_per_prompt, 1))
         spacing = spacing or (sampler and sampler.spacing) or self.defaults.spacing
         sampler = sampler or self.defaults.sampler
@@ -137,6 +138,8 @@ class Model:
             size = self._first_size(upscale, large, pictures)
         shape = self.codec.space.shape(size)
         grid = spacing.grid(self.denoiser.process, steps, shape)
+        if asked is not None and grid.n != steps:
+            raise BadInput(f"steps={asked}: {spacing!r:.40} has {grid.n} steps of its own; leave steps out")
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
         ids = identities(samples, len(prompts))
@@ -297,6 +300,12 @@ class Model:
     def with_(self, *items: Any) -> Model:
         """A view with patches or adapters, the first outermost; weights are shared."""
         return replace(self, denoiser=self.denoiser.with_(*items))
+
+    def baked(self) -> Model:
+        """A copy with its adapters merged into the weights (diffusers' `fuse_lora`), which can be saved as a model."""
+        from ..adapters.merging import baked
+
+        return baked(self)
 
     def with_conditioner(self, conditioner: Conditioner) -> Model:
         """The same model told otherwise what to make."""

@@ -14,7 +14,7 @@ from ..core.step import Step
 from ..core.value import Coef, Value
 
 
-@method()
+@method(paper="cfg")
 @dataclass(frozen=True)
 class CFG(Guidance):
     """e = e(x, null) + w (e(x, c) - e(x, null)).

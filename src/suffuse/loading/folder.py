@@ -22,6 +22,7 @@ from .parts import UNUSED, quiet, read_part
 from .pipelines import assemble
 
 INDEX = "model_index.json"
+BAKE = "merge adapters into the weights by model.baked()"
 
 
 def read(folder: Path, dtype: torch.dtype, variant: str | None, name: str) -> Model:
@@ -66,7 +67,7 @@ def save(model: Model, folder: Path) -> Path:
         BadInput: `folder` holds something else.
     """
     if changes := _changes(model):
-        raise Refused(f"save_pretrained: diffusers' layout cannot hold {changes[0]}; bake it in, or save it apart")
+        raise Refused(f"save_pretrained: diffusers' layout cannot hold {changes[0]}; {BAKE}, or save them apart")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / INDEX).exists())):
         raise BadInput(f"folder: {folder} exists and is not a model; give a new name")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def pipeline(model: Model) -> Any:
     import diffusers
 
     if changes := _changes(model):
-        raise Refused(f"to_diffusers: a stock pipeline cannot run {changes[0]}; take the model without it")
+        raise Refused(f"to_diffusers: a stock pipeline cannot run {changes[0]}; {BAKE}, or leave it out")
     available = {**dict.fromkeys(UNUSED), **_plain(model), **model.layout.others, "requires_safety_checker": False}
     config = dict(model.layout.scheduler)
     available["scheduler"] = getattr(diffusers, config["_class_name"]).from_config(config)

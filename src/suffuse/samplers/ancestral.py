@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.errors import BadInput
 from ..core.law import Law
 from ..core.plugin import Needs
 from ..core.registry import method
@@ -29,6 +30,10 @@ class DDIM(Sampler):
     """
 
     eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta <= 1.0:
+            raise BadInput(f"DDIM(eta={self.eta}): give a share of the posterior's noise, 0 to 1")
 
     needs = Needs.GAUSSIAN | Needs.ONE_EVALUATION
 
