@@ -379,9 +379,7 @@ def test_models_are_stored_without_adapters_or_not_at_all(tmp_path: Path) -> Non
     for network, delta in (("denoiser", LoRA(2).on(model.denoiser)), ("text_encoder", LoRA(2).during(0, 1).on(view))):
         changed = with_adapters(model, {network: delta})
         for store in (lambda m=changed: m.save_pretrained(tmp_path / "model"), changed.to_diffusers):
-            with pytest.raises(
-                Refused, match=r"(cannot hold|cannot run) LoRA\(.*\); merge adapters .* model.baked"
-            ):
+            with pytest.raises(Refused, match=r"(cannot hold|cannot run) LoRA\(.*\); merge adapters .* model.baked"):
                 store()
     seen = with_adapters(model, {"text_encoder": []})  # a view without adapters
     folder = seen.save_pretrained(tmp_path / "model")
