@@ -20,6 +20,7 @@ __getattr__, __dir__ = lazy(
         "TimeIds": "sizes",
         "EmbeddingGrid": "embeddings",
         "Embeddings": "embeddings",
+        "Encoded": "embeddings",
         "Given": "given",
         "embeddings_of": "embeddings",
         "Resolution": "sizes",

@@ -13,7 +13,9 @@ from torch import Tensor
 from ..core.cond import Cond
 from ..core.conditioner import Piece, Size
 from ..core.errors import BadInput
-from ..core.prompt import PromptValue
+from ..core.prompt import Encoded, PromptValue
+
+__all__ = ["EmbeddingGrid", "Embeddings", "Encoded", "embeddings_of"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ from ..core.conditioner import Piece, Size
 class TimeIds(Piece):
     """ "time_ids" (B, 6): original height and width, top and left of the crop (0, 0), target height and width."""
 
+    tells = False
+
     def forward(self, prompts: Sequence[Any], cond: Cond, size: Size) -> Cond:
         ids = torch.tensor([(*size, 0, 0, *size)] * len(prompts), dtype=torch.float32, device=cond["text"].device)
         return cond | {"time_ids": ids}
@@ -21,6 +23,8 @@ class TimeIds(Piece):
 
 class Resolution(Piece):
     """ "resolution" (B, 2), height and width in pixels, and "aspect_ratio" (B, 1), height / width."""
+
+    tells = False
 
     def forward(self, prompts: Sequence[Any], cond: Cond, size: Size) -> Cond:
         device = cond["text"].device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from .cond import Cond
 from .errors import BadInput
 from .grid import Grid
 from .plugin import Prompt
-from .prompt import Stepwise, average, share_table, simple, varies
+from .prompt import Encoded, Stepwise, average, share_table, simple, varies
 
 Size = tuple[int, int]
 """Height and width of a picture in pixels."""
@@ -21,6 +21,9 @@ Size = tuple[int, int]
 
 class Piece(nn.Module, ABC):
     """One link of a conditioner: a text encoder, a table of classes, the picture's size."""
+
+    tells: ClassVar[bool] = True
+    """Whether its entries follow from what a prompt says, and are in one that is `Encoded`."""
 
     @property
     def components(self) -> Mapping[str, Any]:
@@ -113,9 +116,7 @@ class Conditioner(nn.Module):
         unique = list(dict.fromkeys(leaf for row in (prompts, *named.values()) for p in row for leaf in simple(p)))
         for prompt in unique:
             self._check(prompt, truncate)
-        cond = Cond()
-        for piece in self.chain:
-            cond = piece(unique, cond, size)
+        cond = self._leaves(unique, size)
 
         def rows(of: Sequence[Prompt | None]) -> Cond:
             return _rows(cond, unique, of, grid) if cond.entries else cond
@@ -126,8 +127,35 @@ class Conditioner(nn.Module):
             alternatives["phrases"] = Cond({"given": given})
         return rows(prompts).with_alt(**alternatives)
 
+    @torch.no_grad()
+    def encode_prompt(self, prompt: Prompt, size: Size = (0, 0), truncate: bool = False) -> Encoded:
+        """A prompt to be used as often as one likes: what the text encoders make of it."""
+        self._check(prompt, truncate)
+        return _encoded(self._told([prompt], size), 0)
+
+    def _leaves(self, leaves: Sequence[Prompt | None], size: Size) -> Cond:
+        """The condition of leaves, one row each; of those that are `Encoded` no encoder is asked."""
+        rest = [leaf for leaf in leaves if not isinstance(leaf, Encoded)]
+        cond = self._told(rest, size) if rest else Cond()
+        if len(rest) < len(leaves):
+            made = iter(_encoded(cond, k) for k in range(len(rest)))
+            device = next((p.device for p in self.parameters()), None)
+            cond = _stacked([leaf if isinstance(leaf, Encoded) else next(made) for leaf in leaves], device)
+        for piece in self.chain:
+            if not piece.tells:
+                cond = piece(leaves, cond, size)
+        return cond
+
+    def _told(self, leaves: Sequence[Prompt | None], size: Size) -> Cond:
+        """What the pieces make of what prompts say."""
+        cond = Cond()
+        for piece in self.chain:
+            if piece.tells:
+                cond = piece(leaves, cond, size)
+        return cond
+
     def _check(self, prompt: Prompt | None, truncate: bool) -> None:
-        if prompt is None:
+        if prompt is None or isinstance(prompt, Encoded):
             return
         if not self.chain:
             raise BadInput(f"prompt={prompt!r}: this model takes no prompt; leave it out")
@@ -148,6 +176,23 @@ def _rows(cond: Cond, leaves: Sequence[Prompt | None], of: Sequence[Prompt | Non
         raise BadInput(f"prompt={changing!r:.60}: changes over the run; give the run's `grid` where it is encoded")
     table = share_table(of, leaves, grid.n)
     return Cond({k: Stepwise.on(grid, v, table) for k, v in cond.entries.items()}, spans=spans)
+
+
+def _encoded(cond: Cond, row: int) -> Encoded:
+    return Encoded({name: value[row] for name, value in cond.items()}, cond.spans[row] if cond.spans else {})
+
+
+def _stacked(leaves: Sequence[Encoded], device: torch.device | None) -> Cond:
+    """The condition of encoded prompts, one row each."""
+    for name in sorted({name for leaf in leaves for name in leaf.entries}):
+        if len(shapes := {tuple(leaf.entries[name].shape) if name in leaf.entries else None for leaf in leaves}) > 1:
+            raise BadInput(f"prompt: {name!r} of shapes {sorted(shapes, key=str)} in one run; encode all prompts alike")
+    types = {name: (value.dtype, device or value.device) for name, value in leaves[0].entries.items()}
+    entries = {
+        name: torch.stack([leaf.entries[name].to(place, kind) for leaf in leaves])
+        for name, (kind, place) in types.items()
+    }
+    return Cond(entries, spans=[leaf.spans for leaf in leaves])
 
 
 def _common(spans: Sequence[Mapping[str, tuple[int, int]]]) -> Mapping[str, tuple[int, int]]:

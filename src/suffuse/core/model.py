@@ -26,6 +26,7 @@ from .guidance import Guidance
 from .hook import Hook
 from .noise import Noise
 from .plugin import Plugin, Prompt, Setting
+from .prompt import Encoded
 from .released import Defaults, Layout
 from .sampler import Sampler
 from .step import Step
@@ -246,6 +247,10 @@ class Model:
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
         size = size or self.defaults.size
         return self._encode(prompts, negatives, plugins, size=size, grid=grid, truncate=truncate)
+
+    def encode_prompt(self, prompt: Prompt, truncate: bool = False) -> Encoded:
+        """A prompt encoded once, for many runs: `model.generate(model.encode_prompt("a red circle"))`."""
+        return self.conditioner.encode_prompt(prompt, self.defaults.size, truncate)
 
     def _encode(
         self, prompts: Sequence[Any], negatives: Sequence[Any] | None, plugins: Sequence[Any], **how: Any

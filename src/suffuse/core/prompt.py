@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,25 @@ class Mixture(PromptValue, ABC):
     @abstractmethod
     def shares(self, i: int, n: int) -> Sequence[float]:
         """The share of each part in step i of n; they sum to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded(PromptValue):
+    """A prompt that was encoded before, by this model or elsewhere: what diffusers calls prompt_embeds.
+
+    Args:
+        entries: what the text encoders make of it, without the axis of the batch: "text" (tokens, width), and what else
+            the model reads: "pooled" (width,), "text_mask" (tokens,).
+        spans: which tokens its words became, for plug-ins that ask for words.
+
+    Example:
+        >>> said, against = model.encode_prompt("a red circle"), model.encode_prompt("blurred")
+        >>> model.generate(said, negative_prompt=against)
+        >>> model.generate(Encoded({"text": prompt_embeds[0], "pooled": pooled_prompt_embeds[0]}))
+    """
+
+    entries: Mapping[str, Tensor]
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def simple(prompt: Any) -> list[Any]:
