@@ -61,6 +61,8 @@ def structured_guidance(seed: int) -> Table:
     A null result: 1.01 [0.95, 1.06]. Of 1256 pictures without it 7 bind wrongly: this model's text encoder was trained
     on such captions and pairs colours with shapes, so that what the method mends is hardly there; the other errors,
     objects that are missing or misshapen, stay as they are. One noise for each caption had found 0.93 [0.71, 1.17].
+    No other captions were found on which it binds wrongly: of 64 pictures each, at scales of 1 and 3, with a pair of
+    colour and shape that training never showed none, with three objects at most two.
     """
     texts = two_colours(192)
     arms: dict[str, Sequence[Patch]] = {

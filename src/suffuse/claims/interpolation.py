@@ -38,6 +38,12 @@ def noisediffusion(seed: int) -> Table:
 
     Frechet distance, on the reader's features, of the pictures at shares 0.33, 0.5 and 0.67 of the way to 512 other
     crops; PSNR of the pictures at shares 0 and 1 to the crops that they are of.
+
+    A null result: 1.66. Of the encoded noise of such crops a fifth lies beyond two standard deviations, where a
+    twentieth should (standard deviation 1.6, correlation of neighbours 0.38), so that clipping there, which is to mend
+    a few extreme values, takes the picture away. Between pictures that the model knows, 16 pairs of rendered scenes
+    with one prompt at CFG 3, less than one in a hundred does, there is nothing to clip, and nothing to mend either:
+    1.05 times the distance of spherical interpolation without fresh noise, 0.98 with gamma = 0.6.
     """
     crops = _crops(2 * PAIRS + 512, seed)
     pairs, others = crops[: 2 * PAIRS].unflatten(0, (PAIRS, 2)), crops[2 * PAIRS :]

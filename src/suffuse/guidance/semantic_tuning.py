@@ -63,6 +63,7 @@ class SemanticGuidanceTuning(Guidance):
 
     Differs from the authors' program: as phrases are not evaluated outside of the window, similarities and momenta
     begin with it, and the mean includes the step at hand, where theirs ends at the one before.
+    Terms and constants are those of its last release; one before it adds the parts of s_i perpendicular to s_p.
     """
 
     concepts: tuple[Prompt, ...] = ()
