@@ -19,6 +19,7 @@ _EXPORTS = {
     "State": "core.engine",
     "SuffuseError": "core.errors",
     "cite": "core.registry",
+    "denoiser": "backbones",
     "from_pretrained": "loading.sources",
     "load": "loading.sources",
     "load_method": "core.fitted",
