@@ -135,6 +135,7 @@ PROMPTS, FITTED, SEEDS, BLOCKS = 480, 40, 16, 10
     expect={
         "seeds recognised on unseen prompts": at_least(0.31),
         "Frechet distance of the 4 best seeds / of the 4 worst": at_most(0.9),
+        "doubt of the 4 best seeds / of the 4 worst": at_most(0.9),
     },
     budget=900,
 )
@@ -147,9 +148,9 @@ def good_seed(seed: int) -> Table:
     with the same captions. Seeds are ranked on one half of the captions, the four best are compared with the four worst
     on the other half, and the halves change places; the interval takes the ranking as given.
 
-    Our summary of the paper ranked seeds by the reader's errors instead. The same figure is given of them too, as doubt
-    (one minus the reader's score of the objects), with the parts of its variance: F is the variance between seeds over
-    what chance alone would leave between them. Rows: distance, doubt and dimensions of every seed.
+    Our summary of the paper ranked seeds by the reader's errors instead; the same is done with these too, as doubt, one
+    minus the reader's score of the objects. Figures say how the variance of doubt divides; F is the variance between
+    seeds over what chance alone would leave between them. Rows: distance, doubt and dimensions of every seed.
     """
     loaded, bank = mw.model(), SeedBank(tuple(range(100 * seed, 100 * seed + SEEDS)))
     views, texts = batch("train", 100, PROMPTS, seed=seed, config=WorldConfig(objects=(0.0, 1.0, 0.0)))
