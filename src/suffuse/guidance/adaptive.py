@@ -139,7 +139,7 @@ class LinearAG(Guidance):
         made_for: where it was fitted; another model, grid, sampler or scale is refused.
 
     Differs from the paper: which steps are replaced is an argument of `fit`; by default every second step of the first
-    half, from the third step on, as the abstract's claim concerns the first half.
+    half, from the third step on. The paper replaces every second step of the first half and all of the second.
     """
 
     w: float
