@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,16 +22,16 @@ from .probe import Similarity, similarity_probe
 from .update_steps import update_steps
 
 
-@method(paper="bac")
+@method(paper="bac", tags=("saves depth",))
 @dataclass(frozen=True)
 class BAC(CacheTable):
     """Block-wise adaptive caching: attention and feed-forward layers each compute at steps of their own; between them
     what they add to the stream is added again.
 
     Each layer's M steps maximise sum_i sum_k S[i, k] over updates i and the steps k until the next, S the cosine of
-    its outputs at two steps, exactly (`update_steps`). Then the bubbling union: those feed-forward layers whose output
-    changes most (mean |f_i - f_j|) compute also wherever a feed-forward layer behind them does, the last of them first,
-    so that no fresh layer is fed by the stalest.
+    its outputs at two steps, exactly (`update_steps`). Then the bubbling union: those layers whose output changes most
+    (mean |f_i - f_j|) compute also wherever a feed-forward layer behind them does, so that no fresh layer is fed by the
+    stalest. All compute at the last step, as in the official code.
 
     Args:
         table: (layer, the steps at which it computes) for each; layers that are not named compute at every step.
@@ -46,7 +46,8 @@ class BAC(CacheTable):
 
     Reference: Ji et al., Block-wise Adaptive Caching for Accelerating Diffusion Policy, 2506.13456.
 
-    Differs from the paper: any transformer of any denoiser; gates and norms around a layer stay fresh.
+    Differs from the paper: any transformer of any denoiser, and runs of any length; gates and norms around a layer stay
+    fresh.
     """
 
     table: tuple[tuple[str, tuple[int, ...]], ...]
@@ -83,7 +84,7 @@ class BAC(CacheTable):
         updates: int,
         sampler: Sampler,
         steps: int,
-        volatile: int = 3,
+        volatile: int = 5,
         spacing: Spacing | None = None,
         cond: Cond = EMPTY,
         setting: Setting | None = None,
@@ -93,9 +94,9 @@ class BAC(CacheTable):
 
         Args:
             denoiser, x, cond, sampler, spacing, run: as for `similarity_probe`; some tens of samples.
-            updates: M, steps at which a layer computes, the first included, before the union.
+            updates: M, steps at which a layer computes, the first included, before the union and the last step.
             steps: of the runs.
-            volatile: feed-forward layers that the union extends, 3 to 5 in the paper; 0 for none.
+            volatile: layers that the union extends; the paper has 5 in simulation and 3 on its robot; 0 for none.
             setting: of the loaded model, so that other models are refused.
 
         Raises:
@@ -108,9 +109,8 @@ class BAC(CacheTable):
         found = similarity_probe(
             denoiser, x, [s.name for s in layers], sampler=sampler, grid=grid, cond=cond, setting=setting, **run
         )
-        table = {name: update_steps(alike.cosine, updates) for name, alike in found.items()}
-        feedforward = [s.name for s in layers if s.role == "feedforward"]
-        table |= bubbling_union({name: table[name] for name in feedforward}, found, volatile)
+        best = {s.name: update_steps(found[s.name].cosine, updates) | {steps - 1} for s in layers}
+        table = bubbling_union(best, found, volatile, {s.name for s in layers if s.role == "feedforward"})
         return cls(tuple((name, tuple(sorted(at))) for name, at in table.items()), place)
 
 
@@ -121,17 +121,21 @@ def branches(net: Sites) -> list[Site]:
 
 
 def bubbling_union(
-    table: Mapping[str, frozenset[int]], found: Mapping[str, Similarity], volatile: int
+    table: Mapping[str, frozenset[int]], found: Mapping[str, Similarity], volatile: int, feedforward: Collection[str]
 ) -> dict[str, frozenset[int]]:
-    """The table in which the most volatile layers compute also where any layer behind them does, the last one first.
+    """The table in which the most volatile layers compute also where any feed-forward layer behind them does.
 
     Args:
-        table: of feed-forward layers, in the order of execution.
+        table: of all layers, in the order of execution.
         found: their similarities; volatile is what has the largest mean L1 distance between steps.
         volatile: how many layers.
+        feedforward: which of the layers are.
     """
-    names, union = list(table), dict(table)
+    names = list(table)
     worst = sorted(names, key=lambda name: float(found[name].l1.mean()), reverse=True)[:volatile]
-    for k in sorted(map(names.index, worst), reverse=True):
-        union[names[k]] = frozenset().union(*(union[name] for name in names[k:]))
-    return union
+
+    def extended(name: str) -> frozenset[int]:
+        behind = names[names.index(name) + 1 :]
+        return table[name].union(*(table[other] for other in behind if other in feedforward))
+
+    return {name: extended(name) if name in worst else table[name] for name in names}

