@@ -44,7 +44,10 @@ def efficient_survey(seed: int) -> Table:
     most 1.1 times the baseline's; so is the best single option.
 
     A null result for stacks: 10 steps of UniPC by themselves need 0.22 of the MACs, and every stack that needs less has
-    1.2 times the baseline's errors or more, as far as 64 captions tell.
+    1.2 times the baseline's errors or more, as far as 64 captions tell. Solver steps are the best use of little work
+    where a caption has three objects: on 96 captions of the training stream 7 steps have 0.97 +- 0.16 times the errors
+    of 50 of DDIM; and 8 steps with guidance in the first half 1.28 +- 0.17 times those of 10 steps, with DeepCache(2)
+    1.40 +- 0.24, with both 1.67 +- 0.22, though these pass for the same distribution on captions of fewer objects.
     """
     loaded = mw.model()
     texts = [str(c) for c in mw.captions(CAPTIONS, objects=3)]
