@@ -40,10 +40,11 @@ class ResShift(Gaussian):
     divided by sqrt(1 + kappa^2 eta_t), and are told 0 .. T - 1. They are trained at these T times and run at them
     alone: `grid` fixes them, and a spacing is refused.
 
-    kappa and p are the dial between fidelity and realism: the more noise, the more is invented.
+    p and T are the dial between fidelity and realism: a large p and few steps keep to what is sure, a small p and many
+    steps invent more detail. kappa has a best middle: too much noise and too little both smooth the picture.
 
     Args:
-        kappa: strength of the noise, > 0.
+        kappa: strength of the noise, > 0, in the units of the state.
         p: growth of the shift, > 0; small values spend more of the steps at high noise.
         m: noise level at the first time, 0 to 0.99.
         T: number of steps, >= 2. Defaults are the journal version's; the first version had T=15, m=0.04.
@@ -61,8 +62,10 @@ class ResShift(Gaussian):
         ...                   down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
         >>> denoiser = Network(net, family_of(net), ResShift(), X0)
 
-    Differs from the paper: no table of clipped log-variances, whose first entry only the last step would read, and that
-    one draws nothing. The network sees y as it enters the process, where the paper's latent models see it in pixels.
+    Differs from the paper: the ends of eta are those of its released code; the first version's text has
+    eta_1 = min((0.04 / kappa)^2, 0.001) and eta_T = 0.999. No table of clipped log-variances, whose first entry only
+    the last step would read, and that one draws nothing. The network sees y as it enters the process, where the paper's
+    latent models see it in pixels.
     """
 
     kappa: float = 2.0
