@@ -107,10 +107,10 @@ def one_way(seed: int) -> Table:
     is in the crop, against the same run with the crop put in down to the last step, and against a run without cycles;
     share of pictures in which the reader finds both objects, against plain generation of the caption.
 
-    Accuracy falls by 23 points [14, 32], and what is missing is the second object, which the cycles have to make on a
-    grey canvas. The levels are a part of that: in a trial on 24 other scenes, grey noised up to 0.7 T and no crop put
-    in, 83 % came out right, and 100 % from noise alone; true pictures kept 92 % of their objects at their places.
-    Inversion under guidance, as in the authors' code, left fewer right (63 % for 88 % of 16).
+    Accuracy falls by 23 points [14, 32]; in trials what was missing was mostly the second object, which the cycles have
+    to make on a grey canvas. The levels are a part of that: in a trial on 24 other scenes, grey noised up to 0.7 T and
+    no crop put in, 83 % came out right, and 100 % from noise alone; true pictures kept 92 % of their objects at their
+    places. Inversion under guidance, as in the authors' code, left fewer right (63 % for 88 % of 16).
     """
     loaded, cases = mw.model(), EditBench(SCENES, kinds=("colour",), objects=(0.0, 1.0), seed=seed)
     arms = {"cycles": CyclicOneWay(), "to the end": ToTheEnd(), "no cycles": CyclicOneWay(cycles=0)}
