@@ -106,7 +106,8 @@ def _same(path: Any, name: str, recipe: Mapping[str, Any], found: str | None) ->
     if recipe.get(name) == found:
         return
     if found is None:
-        raise BadInput(f"{path}: was made from a picture; give the same one as `{name}`")
+        of, argument = ("from a picture", "image") if name == "image" else ("with a mask", "mask_image")
+        raise BadInput(f"{path}: was made {of}; give the same one as `{argument}` (--{name})")
     if name in recipe:
         raise BadInput(f"{name}: this is not the one that {path} was made with; give that")
     raise BadInput(f"{name}: {path} was made without one; leave it out")

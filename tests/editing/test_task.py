@@ -145,6 +145,9 @@ def test_arguments_that_do_not_match():
     for more in ({"inversion": CFG(3.0)}, {"editor": [DDIM()]}, {"sampler": DirectInversion()}):
         with pytest.raises(BadInput, match="is no"):
             changed(**more)
+    for name, value in (("guidance", float("nan")), ("guidance", "5"), ("seed", "x")):
+        with pytest.raises(BadInput, match=f"{name}="):
+            changed(**{name: value})
     with pytest.raises(Refused, match="fitted for times"):
         edit(model(), None, "a red circle", "a blue circle", inversion=changed(steps=2).code, steps=3)
     with pytest.raises(Refused, match="no cross-attention"):

@@ -125,7 +125,7 @@ class Model:
             BadInput: an argument that cannot be used. Refused: parts that do not go together. Diverged: NaN.
         """
         check_parts(sampler=sampler, spacing=spacing, patches=patches, hooks=hooks)
-        chosen = self._guidance(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
+        chosen = self.guided_by(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
         asked = one_of("steps", steps, "num_inference_steps", num_inference_steps, None)
         steps = whole("steps", self.defaults.steps if asked is None else asked)
         n = whole("n", one_of("n", n, "num_images_per_prompt", num_images_per_prompt, 1))
@@ -414,7 +414,8 @@ class Model:
         return pipeline(self)
 
     # arguments
-    def _guidance(self, guidance: Guidance | float | None) -> Guidance:
+    def guided_by(self, guidance: Guidance | float | None) -> Guidance:
+        """A guidance as it is, what a scale means to this model, or its default."""
         if guidance is None or isinstance(guidance, Guidance):
             return guidance or self.defaults.guidance
         if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.arguments import fitting, identities, listed, spread
+from ..core.arguments import fitting, identities, integer, listed, spread
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.grid import Spacing
@@ -195,13 +195,12 @@ def plan_of(
 ) -> tuple[Plan, tuple[int, int]]:  # fmt: skip
     """How codes of states of a shape (C, h, w) are decoded, and the size of their pictures."""
     shape, factor = tuple(shape), model.codec.space.factor
-    scale = model.defaults.guidance if guidance is None else guidance
     plan = Plan(
         denoiser=model.denoiser,
         grid=(spacing or sampler.spacing or model.defaults.spacing).grid(model.denoiser.process, steps, shape),
         sampler=sampler,
-        guidance=scale if isinstance(scale, Guidance) else model.defaults.guide(float(scale)),
-        noise=Keyed(seed),
+        guidance=model.guided_by(guidance),
+        noise=Keyed(integer("seed", seed)),
         setting=model.setting(shape),
         guide=model.defaults.guide,
     )
