@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from .call import Context, using
+from .call import Context, stack
 from .cond import Cond
 from .denoiser import EMPTY, Denoiser
 from .guidance import Guidance
-from .memory import Path, below, join, rows_of
+from .memory import Path, Rows, below, join, rows_of
 from .step import Step
 from .value import Coef, Value, batch_size
 
@@ -47,7 +47,7 @@ class Predict:
     def __call__(self, x: Value, t: Coef, cond: Cond | None = None, path: str = "") -> Any:
         if self.guidance or self.known is not None:
             return self.many([(path, x, t, cond)])[0]
-        return self._evaluate([(below(self.path, path), x, t, (self.cond if cond is None else cond).at(t))])[0]
+        return self._ask(rows_of(below(self.path, path), self.at.samples), x, t, self.cond if cond is None else cond)
 
     def many(self, calls: Sequence[tuple[str, Value, Coef, Cond | None]], chunk: int | None = None) -> list[Any]:
         """Several branches of the same samples, (path, x, t, cond) each, in as few network calls as their shapes allow.
@@ -84,17 +84,24 @@ class Predict:
         return results
 
     def _evaluate(self, jobs: list[Job]) -> list[Any]:
-        at, run = self.at, self.at.run
-        rows = tuple([row for path, *_ in jobs for row in rows_of(path, at.samples)])
-        with using(context=Context(at, rows, run.memory, run.count)):
-            if len(jobs) == 1:
-                _, x, t, cond = jobs[0]
-                return [self.denoiser(x, t, cond)]
-            size = batch_size(jobs[0][1])
-            x = join([x for _, x, _, _ in jobs])
-            t = Coef.cat([t for _, _, t, _ in jobs], [size] * len(jobs))
-            p = self.denoiser(x, t, Cond.cat([c for *_, c in jobs]))
+        """All these branches in one network call."""
+        rows = [rows_of(path, self.at.samples) for path, *_ in jobs]
+        if len(jobs) == 1:
+            return [self._ask(rows[0], *jobs[0][1:])]
+        _, states, times, conds = zip(*jobs, strict=True)
+        size = batch_size(states[0])
+        t = Coef.cat(times, [size] * len(jobs))
+        p = self._ask(sum(rows, ()), join(states), t, Cond.cat(conds))
         return [p[size * k : size * (k + 1)] for k in range(len(jobs))]
+
+    def _ask(self, rows: Rows, x: Value, t: Coef, cond: Cond) -> Any:
+        """The network, which finds the run in the thread's stack."""
+        before, run = stack.context, self.at.run
+        stack.context = Context(self.at, rows, run.memory, run.count)
+        try:
+            return self.denoiser(x, t, cond.at(t))
+        finally:
+            stack.context = before
 
     @property
     def plain(self) -> Predict:
