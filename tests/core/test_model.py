@@ -407,6 +407,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "seed and noise": ({"seed": 1, "noise": Keyed(2)}, "more than one was given"),
     "seeds": ({"seed": [1, 2, 3]}, "seed: 3 for 1 pictures"),
     "steps of its own": ({"steps": 4, "spacing": Explicit(times=(1.0, 0.5))}, "has 2 steps of its own"),
+    "negative of a scale of 1": ({"negative_prompt": "no", "guidance": 1.0}, "asks about the prompt alone"),
     "no generator": ({"generator": 3}, "generator=3: must be a torch.Generator"),
     "generators": ({"generator": [seeded(), seeded()]}, "generator: 2 for 1 pictures"),
     "noise": ({"noise": torch.zeros(1, 4, 8, 8)}, "start states as latents"),

@@ -100,7 +100,8 @@ class Model:
         Args:
             prompt: text, a value such as `Blend` (suffuse.conditioning), or name or number of a class; a list makes
                 pictures of each.
-            negative_prompt: what guidance leads away from; `Switch` makes it another one in later steps.
+            negative_prompt: what guidance leads away from; `Switch` makes it another one in later steps. Refused where
+                guidance asks about the prompt alone, as with a scale of 1 or one that is an input of the network.
             image: picture to start from; with `upscale` the first phase, also what an earlier `generate` returned.
             mask_image: white where `image` is to change, black where it is to stay; grey blends.
             strength: share of the steps made from `image`, 0 to 1; default 0.8, with a mask 1.
@@ -143,6 +144,9 @@ class Model:
             raise BadInput(f"steps={asked}: {spacing!r:.40} has {grid.n} steps of its own; leave steps out")
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
+        guiding = [g for g in chosen.bare if not isinstance(g, Guidance) or (g.evaluations != 1 and g != g.neutral())]
+        if not guiding and not hooks and any(p not in (None, "") for p in negatives):
+            raise BadInput(f"negative_prompt: {chosen} asks about the prompt alone; give guidance such as CFG(5)")
         ids = identities(samples, len(prompts))
         plugins = (chosen, sampler, *hooks, *patches)
         generation = Generation(
