@@ -29,8 +29,8 @@ class RAS(TokenSubset):
 
     Args:
         ratio: r, mean share of the tokens that run at a sparse step, above 0 to 1; 1 is the plain network.
-        high: share of the tokens left out that is taken from the high end, 0 to 1. The paper's code uses 1, and 0.3 on
-            SD3.
+        high: share of the tokens left out that is taken from the high end, 0 to 1: where the background is. The paper's
+            code uses 1, and 0.3 on SD3; on `shapes-flow` it is at the low end, 0.
         starvation: k >= 0; the paper uses 0.1 to 1.
         dense: share of the run at its start where all tokens run, 0 to 1.
         resets: places in the run, 0 to 1, of single steps where all tokens run.
