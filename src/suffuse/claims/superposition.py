@@ -73,8 +73,9 @@ def superdiff(seed: int) -> Table:
     A null result: -0.46 [-0.58, -0.35], and -0.03 [-0.07, 0.01] with the pairs that exclude each other. AND does what
     it says, log-densities stay equal to float rounding. But in this model pictures of which both captions are true are
     not equally likely under both: averaging, balanced as it was, ended 8 nats apart on ten other pairs, and what AND
-    takes away is the texture or the background that makes the difference. The authors' latents have 16 times as many
-    numbers, and their program takes 1000 steps.
+    takes away is the texture or the background that makes the difference. More steps change nothing: on those ten pairs
+    AND scores 0.37 in 50 steps and 0.29 in 250, averaging 0.82 in 50. The authors' program takes 1000, and their
+    latents have 16 times as many numbers.
     """
     rows: list[Mapping[str, Cell]] = []
     found = {n: _mixtures(VP(), n, seed, rows) for n in (200, 800)}
