@@ -302,3 +302,10 @@ def test_time_per_sample_and_per_pixel():
     out = sample(Toy(), SHAPE, sampler=DDIM(), grid=Grid(clock), cond=COND).x
     column = sample(Toy(), SHAPE, sampler=DDIM(), grid=Grid(clock[:, 0, 0, 3]), cond=COND, noise=0).x
     assert torch.isfinite(out).all() and out.shape == column.shape
+
+
+def test_what_is_no_denoiser_and_no_condition_is_named():
+    with pytest.raises(BadInput, match="denoiser: a Linear is none"):
+        sample(torch.nn.Linear(2, 2), (1, 2), sampler=DDIM(), steps=1)
+    with pytest.raises(BadInput, match="cond: a dict is none"):
+        sample(Toy(), (1, 2), sampler=DDIM(), steps=1, cond={"text": 1})

@@ -136,6 +136,12 @@ def test_citations_follow_what_a_plugin_holds_and_name_each_paper_once(toy):
         cite("no such thing at all")
 
 
+def test_a_star_imports_the_methods_of_a_package():
+    found: dict = {}
+    exec("from suffuse.samplers import *", found)
+    assert {"DDIM", "Karras", "DPMSolverPP"} <= found.keys() and "lazy" not in found
+
+
 def test_lazy_names_import_one_module_on_first_use(tmp_path, monkeypatch):
     package = tmp_path / "toys"
     package.mkdir()

@@ -150,6 +150,10 @@ def trace(
     Raises:
         BadInput: unusable numbers or shapes. Refused: parts that do not go together. Diverged: NaN.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise BadInput(f"denoiser: a {type(denoiser).__name__} is none; give model.denoiser or suffuse.denoiser(...)")
+    if not isinstance(cond, Cond):
+        raise BadInput(f"cond: a {type(cond).__name__} is none; give model.condition(prompt), or Cond({{'text': ...}})")
     check_parts(sampler=sampler, spacing=spacing, guidance=guidance, patches=patches, hooks=hooks)
     noise = noise if isinstance(noise, Noise) else Keyed(integer("noise", noise))
     cond = denoiser.prepare(cond)

@@ -125,7 +125,7 @@ class Source:
         return pixels if self.mask is None else self.pixels + self.mask * (pixels - self.pixels)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Images:
     """What `Model.generate` returns.
 
@@ -140,6 +140,10 @@ class Images:
     latents: Tensor
     nfe: Tensor
     recipes: list[Recipe]
+
+    def __repr__(self) -> str:
+        width, height = self.images[0].size
+        return f"Images({len(self.images)} of {width} x {height} pixels, {self.nfe.tolist()} evaluations)"
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write PNG files with their recipes: to this file, or as 000.png, 001.png, ... into this folder."""

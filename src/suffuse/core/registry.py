@@ -165,6 +165,8 @@ def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any]
     _exports[package] = dict(exports)
 
     def get(name: str) -> Any:
+        if name == "__all__":  # of `from package import *`, which looks nowhere else
+            return sorted(exports)
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f".{exports[name]}", package), name)
