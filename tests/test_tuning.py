@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -11,8 +13,9 @@ from suffuse.caching import DeepCache
 from suffuse.core.denoiser import Network
 from suffuse.core.errors import BadInput
 from suffuse.core.tuned import Mode, Tuned, TunedCodec
+from suffuse.rebuild import replay
 from suffuse.testing.fixtures import conditions, fixture, states
-from suffuse.tuning import Choice, Part, Tried, calibration_file, calibrations, chosen, modes
+from suffuse.tuning import Choice, Part, Tried, calibration_file, calibrations, chosen, in_modes, modes
 
 
 @pytest.fixture(autouse=True)
@@ -137,5 +140,14 @@ def test_a_tuned_decoder_is_another_way_to_pixels_alone():
     assert 0 < off < 0.03 and near.decode(z).dtype == torch.float32
     assert torch.equal(near.codec.decode(z), model.codec.decode(z))  # gradients may be asked for
     assert near.codec.space == model.codec.space and near.codec.vae is model.codec.vae
-    assert near.generate("a red circle", steps=2).recipes[0]["decoder"] == str(near.codec.mode)
+    assert near.generate("a red circle", steps=2).recipes[0]["decoder"] == asdict(near.codec.mode)
     assert TunedCodec(model.codec, Mode("medium")).decoder is model.codec
+
+
+def test_a_picture_of_a_tuned_model_is_made_again_as_it_was(tmp_path):
+    model = suffuse.load("shapes")
+    near = in_modes(model, Mode(dtype="bfloat16"), Mode(dtype="bfloat16"))
+    made = near.generate("a red circle", steps=2)
+    (file,) = made.save(tmp_path / "a.png")
+    assert replay(file).images[0].tobytes() == made.images[0].tobytes()
+    assert in_modes(near).modes == {} and in_modes(near).denoiser is model.denoiser

@@ -10,7 +10,9 @@ from .core.errors import BadInput
 from .core.expression import parse
 from .core.model import Images, Model
 from .core.recipe import hash_of, read_prompt
+from .core.tuned import Mode
 from .images import Picture, mask_tensor, recipe_of, to_tensor
+from .tuning import in_modes
 
 if TYPE_CHECKING:
     from .editing.task import Edits
@@ -55,6 +57,8 @@ def replay(
             f"{path}: was made with weights {recipe['fingerprint']} of {recipe['model']!r}, and these are "
             f"{model.fingerprint}; pass the model that made it as `model`"
         )
+    if modes := {part: Mode(**recipe[part]) for part in ("mode", "decoder") if part in recipe}:
+        model = in_modes(model, **modes)
     height, width = recipe["height"], recipe["width"]
     _same(path, "image", recipe, None if image is None else hash_of(to_tensor(image, (height, width))))
     _same(path, "mask", recipe, None if mask_image is None else hash_of(mask_tensor(mask_image, (height, width))))

@@ -122,15 +122,23 @@ def tuned(
     def decoded(codec: Codec) -> torch.Tensor:
         return codec.decode(x[:pictures])
 
-    network = Part(model.name, base, shape, rows, Tuned, predicted, compiled)
-    mode = network.fastest(speed, rounds, again)
-    if mode is not None:
-        model = replace(model, denoiser=Tuned(base, mode).with_(*model.changes))
-    if next(codec.parameters(), None) is None:
-        return model
-    decoder = Part(f"decoder of {model.name}", codec, shape, pictures, TunedCodec, decoded)
-    mode = decoder.fastest(speed, rounds, again)
-    return model.with_codec(codec if mode is None else TunedCodec(codec, mode))
+    modes = {"mode": Part(model.name, base, shape, rows, Tuned, predicted, compiled).fastest(speed, rounds, again)}
+    if next(codec.parameters(), None) is not None:
+        decoder = Part(f"decoder of {model.name}", codec, shape, pictures, TunedCodec, decoded)
+        modes["decoder"] = decoder.fastest(speed, rounds, again)
+    return in_modes(model, **modes)
+
+
+def in_modes(model: Model, mode: Mode | None = None, decoder: Mode | None = None) -> Model:
+    """The model with its network and its decoder computed in these modes, `Model.modes`; plainly for None."""
+    base = _network(model.denoiser)
+    codec = model.codec.base if isinstance(model.codec, TunedCodec) else model.codec
+    network: Denoiser = base if mode is None else Tuned(base, mode)
+    return replace(
+        model,
+        denoiser=network.with_(*model.changes),
+        codec=codec if decoder is None else TunedCodec(codec, decoder),
+    )
 
 
 @dataclass(frozen=True, eq=False)

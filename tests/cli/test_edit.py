@@ -37,7 +37,7 @@ def test_what_cannot_be_edited_is_one_line(suffuse, circle):
         (("--editor", "PromptToPromp()"), "did you mean PromptToPrompt"),
         (("--inversion", "CFG(3)"), "CFG"),
         (("--drag", "1,2"), "give x0,y0:x1,y1"),
-        (("--drag", "1,2:3,4"), "makes use of it"),
+        (("--drag", "1,2:3,4", "--editor", "MasaCtrl()"), "makes use of it"),
         (("--editor", "DDIM()"), "DDIM"),
     ):
         status, _, said = suffuse(*edit, *more)

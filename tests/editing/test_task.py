@@ -151,11 +151,16 @@ def test_arguments_that_do_not_match():
     with pytest.raises(Refused, match="fitted for times"):
         edit(model(), None, "a red circle", "a blue circle", inversion=changed(steps=2).code, steps=3)
     with pytest.raises(Refused, match="no cross-attention"):
-        edit(
-            model("stable_diffusion_3"),
-            picture(),
-            "a red circle",
-            "a blue circle",
-            steps=2,
-            inversion=DirectInversion(),
-        )
+        edit(model("stable_diffusion_3"), picture(), "a circle", "a square", editor=PromptToPrompt(), steps=2)
+
+
+def test_the_usual_editors_are_those_for_the_network_and_for_what_is_pointed_at():
+    def editors(kind="stable_diffusion", **pointed):
+        out = edit(model(kind), picture(), "a red circle", "a blue circle", steps=2, **pointed)
+        return [said.split("(")[0] for said in out.recipes[0]["editor"]]
+
+    mask, points = torch.ones(1, 1, 64, 64), [(20, 20, 30, 30)]
+    assert editors() == ["PromptToPrompt"] and editors("stable_diffusion_3") == ["MasaCtrl"]
+    assert editors(mask=mask) == ["PromptToPrompt", "KeepOutside"]
+    with pytest.raises(Refused, match="FeatureProbe"):  # of RegionEnergy, which this network is too small for
+        editors(mask=mask, points=points)

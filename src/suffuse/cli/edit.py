@@ -27,7 +27,9 @@ def edit(
     editor: Annotated[
         list[str] | None,
         typer.Option(
-            "--editor", help="What keeps the rest, such as 'MasaCtrl()'; may be given again. Default PromptToPrompt()."
+            "--editor",
+            help="What keeps the rest, such as 'MasaCtrl()'; may be given again. Default PromptToPrompt() where the "
+            "network has cross-attention, else MasaCtrl(), and what a mask or a drag asks for.",
         ),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Picture that is white in the region in question.")] = None,
@@ -50,7 +52,7 @@ def edit(
     from suffuse.images import writable
 
     place = writable(output or picture.with_name(f"{picture.stem}-edit.png"))
-    chosen = plugin(inversion), [plugin(e) for e in editor or ("PromptToPrompt()",)], plugin(sampler)
+    chosen = plugin(inversion), [plugin(e) for e in editor] if editor else None, plugin(sampler)
     words = [read_prompt(text) for text in (source, target)]
     loaded = load(model)
     started = time.perf_counter()

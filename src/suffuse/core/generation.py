@@ -219,13 +219,11 @@ class Generation:
                 "hooks": self.hooks,
             },
             plain={
-                "model": self.model.name,
-                "fingerprint": self.model.fingerprint,
+                **self.model.identity,
                 "steps": self.grid.n,
                 "height": self.shape[1] * factor,
                 "width": self.shape[2] * factor,
                 "strength": None if source is None else source.strength,
-                **{part: str(mode) for part, mode in self.model.modes.items()},
             },
             lost=[*self.lost, *lost],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -382,6 +382,12 @@ class Model:
             inner = inner.base
         parts = {"mode": inner, "decoder": self.codec}
         return {name: part.mode for name, part in parts.items() if isinstance(part, (Tuned, TunedCodec))}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What recipes say of it: its name, its weights' fingerprint, and how it is computed where that is tuned."""
+        modes = {part: asdict(mode) for part, mode in self.modes.items()}
+        return {"model": self.name, "fingerprint": self.fingerprint, **modes}
 
     @property
     def components(self) -> Mapping[str, Any]:

@@ -33,10 +33,14 @@ from .code import Code
 from .ddim_inversion import DDIMInversion
 from .direct_inversion import DirectInversion
 from .inverter import Inverter, Plan
+from .keep_outside import KeepOutside
 from .lockstep import Decoded, decode
+from .masactrl import MasaCtrl
 from .prompt_to_prompt import PromptToPrompt
+from .region_energy import RegionEnergy
+from .regions import Drag
 
-USERS = {"mask": "KeepOutside()", "points": "RegionEnergy(Drag())"}
+USERS: dict[str, Any] = {"mask": KeepOutside(), "points": RegionEnergy(Drag())}
 """An editor for each thing that one may point at."""
 
 
@@ -107,7 +111,7 @@ def edit(
     target: Prompt | Sequence[Prompt],
     *,
     inversion: Inverter | Code = DirectInversion(),
-    editor: Any = (PromptToPrompt(),),
+    editor: Any = None,
     mask: Picture | Sequence[Picture] | None = None,
     points: Sequence[Sequence[float]] | None = None,
     steps: int = 50,
@@ -130,6 +134,8 @@ def edit(
         source, target: what they show, and what they are to show.
         inversion: how they are found, or a code that was found before.
         editor: one or several patches, hooks and guidances between the branches, the outermost first; () is none.
+            Default `PromptToPrompt()` where the network has cross-attention, else `MasaCtrl()`; and, unless the
+            inversion uses them, with points `RegionEnergy(Drag())` and with a mask `KeepOutside()`.
         mask: the region in question, white, for editors and inversions that ask for one; one for all or one each.
         points: drags (x0, y0, x1, y1) in pixels from the left upper corner, for editors and inversions that ask for
             them; all pictures share them.
@@ -144,9 +150,12 @@ def edit(
     Example:
         >>> edit(model, "circle.png", "a red circle", "a blue circle").images[0]
     """
-    editors = list(editor) if isinstance(editor, (list, tuple)) else [editor]
     _check("inversion", inversion, (Inverter, Code), "DirectInversion()")
     _check("sampler", sampler, (Sampler,), "DDIM()")
+    inverter = inversion.inverter if isinstance(inversion, Code) else inversion
+    if editor is None:
+        editor = _usual(model, inverter, points=points, mask=mask)
+    editors = list(editor) if isinstance(editor, (list, tuple)) else [editor]
     for each in editors:
         _check("editor", each, (Patch, Adapter, Hook, Guidance), "PromptToPrompt()")
     befores, afters = listed(source), listed(target)
@@ -161,7 +170,6 @@ def edit(
     plan, size = plan_of(model, x0.shape[1:], steps, guidance, sampler, spacing, seed)
     pixels, ids = None if image is None else to_tensor(image, size), identities(samples, len(x0))
     plan = replace(plan, noise=PairNoise(plan.noise, tuple(ids)))
-    inverter = inversion.inverter if isinstance(inversion, Code) else inversion
     place = _place(mask, points, size, len(x0), [inverter, *editors])
     before, after = (
         model.condition(texts, negative_prompt, plugins=editors, size=size, grid=plan.grid).with_alt(**place)
@@ -172,8 +180,8 @@ def edit(
     shared = recipe(
         parts={"inversion": inversion, "editor": editors, "guidance": plan.guidance, "sampler": sampler,
                "spacing": spacing, "patches": model.added},
-        plain={"task": "edit", "model": model.name, "fingerprint": model.fingerprint, "steps": steps, "seed": seed,
-               "points": points, "height": size[0], "width": size[1]},
+        plain={"task": "edit", **model.identity, "steps": steps, "seed": seed, "points": points, "height": size[0],
+               "width": size[1]},
     )  # fmt: skip
     masks = place[PLACE]["mask"] if mask is not None else None
     recipes = [
@@ -221,11 +229,25 @@ def _place(
         if bool((drags < 0).any()) or bool((drags >= torch.tensor([size[1], size[0]] * 2)).any()):
             raise BadInput(f"points={points}: must lie in the picture, which is {size[1]} x {size[0]}")
         entries["points"] = drags.expand(rows, -1, -1)
-    used = {entry for user in users for part in user.bare for entry in part.places}
     for name in entries:
-        if name not in used:
+        if name not in _uses(users):
             raise BadInput(f"{name}: neither inversion nor editor makes use of it; add an editor such as {USERS[name]}")
     return {PLACE: Cond(entries)} if entries else {}
+
+
+def _uses(plugins: Sequence[Any]) -> set[str]:
+    """What they use of the places that a user points at."""
+    return {place for plugin in plugins for part in plugin.bare for place in part.places}
+
+
+def _usual(model: Model, inverter: Inverter, **pointed: Any) -> list[Any]:
+    """The editors of an edit that names none, and what uses the places that are pointed at."""
+    sites = model.denoiser.sites
+    editors: list[Any] = [PromptToPrompt() if sites is not None and sites.attention("cross") else MasaCtrl()]
+    for name, what in pointed.items():
+        if what is not None and name not in _uses([inverter, *editors]):
+            editors.append(USERS[name])
+    return editors
 
 
 def _check(name: str, given: object, kinds: tuple[type, ...], example: str) -> None:
