@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from suffuse.cli import main
 from suffuse.noise import SeedBank
 
@@ -20,6 +22,9 @@ def test_seeds_are_ranked_and_kept(capsys, monkeypatch, tmp_path):
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
 
 
-def test_what_scores_nothing_is_named(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["suffuse", "search", "seeds", "--scorer", "DDIM()"])
-    assert main() == 2 and "scores no pictures" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("more", "said"), [(["--scorer", "DDIM()"], "scores no pictures"), (["-n", "2", "--keep", "5"], "keep=5: only 2")]
+)
+def test_what_cannot_be_searched_is_named(capsys, monkeypatch, more, said):
+    monkeypatch.setattr("sys.argv", ["suffuse", "search", "seeds", *more])
+    assert main() == 2 and said in capsys.readouterr().err

@@ -39,6 +39,8 @@ def seeds(
     from suffuse.probing import SeedStudy
     from suffuse.world import frozen
 
+    if keep > number:
+        raise BadInput(f"keep={keep}: only {number} seeds are tried; keep fewer, or try more with -n")
     by = plugin(scorer)
     if not isinstance(by, Scorer):
         raise BadInput(f"scorer={scorer!r}: {type(by).__name__} scores no pictures; use TIFASelect()")
