@@ -107,8 +107,7 @@ def tuned(
     """
     if speed not in ERRORS:
         raise BadInput(f"speed={speed!r}: {nearest(speed, ERRORS)}")
-    base, own, pictures = _network(model.denoiser), model.codec, max(1, rows // 2)
-    codec = own.base if isinstance(own, TunedCodec) else own
+    base, codec, pictures = _network(model.denoiser), _plain(model.codec), max(1, rows // 2)
     shape = codec.space.shape(model.defaults.size)
     x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0)).to(model.device)
 
@@ -131,8 +130,7 @@ def tuned(
 
 def in_modes(model: Model, mode: Mode | None = None, decoder: Mode | None = None) -> Model:
     """The model with its network and its decoder computed in these modes, `Model.modes`; plainly for None."""
-    base = _network(model.denoiser)
-    codec = model.codec.base if isinstance(model.codec, TunedCodec) else model.codec
+    base, codec = _network(model.denoiser), _plain(model.codec)
     network: Denoiser = base if mode is None else Tuned(base, mode)
     return replace(
         model,
@@ -232,6 +230,10 @@ def calibration_file() -> Path:
     """Where it is kept: in the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "suffuse" / "calibration.json"
+
+
+def _plain(codec: Codec) -> Codec:
+    return codec.base if isinstance(codec, TunedCodec) else codec
 
 
 def _network(denoiser: Denoiser) -> Network:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from suffuse.conditioning import Blend, Encoded
+from suffuse.conditioning import Blend, Encoded, Switch
 from suffuse.core.errors import BadInput
 from suffuse.core.model import Model
 from suffuse.guidance import CFG, Embedded
@@ -60,6 +60,10 @@ def test_words_averages_and_longer_texts() -> None:
     assert said.spans == model.condition(PROMPTS[0]).spans[0] and "circle" in said.spans
     mixed = run(model, Blend((said, PROMPTS[1])))
     torch.testing.assert_close(mixed, run(model, Blend(tuple(PROMPTS))), atol=1e-5, rtol=1e-4)
+    once = run(model, model.encode_prompt(Blend((said, PROMPTS[1]))))
+    torch.testing.assert_close(once, mixed, atol=1e-5, rtol=1e-4)
+    with pytest.raises(BadInput, match="changes over the run; give it to `generate`"):
+        model.encode_prompt(Switch(PROMPTS[0], PROMPTS[1], 0.5))
     long = Encoded({"text": said.entries["text"].repeat(2, 1)})
     assert run(model, long, negative_prompt=long).isfinite().all()
     with pytest.raises(BadInput, match=r"'text' of shapes \[\(154, 16\), \(77, 16\)\] in one run"):

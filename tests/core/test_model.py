@@ -24,6 +24,8 @@ from suffuse.core.model import Model
 from suffuse.core.noise import Keyed
 from suffuse.core.patch import Patch, Sites
 from suffuse.core.prompt import Mixture
+from suffuse.core.reflection import Branch
+from suffuse.guidance import PAG, Autoguidance
 from suffuse.guidance.cfg import CFG
 from suffuse.images import to_tensor
 from suffuse.noise import SeedBank
@@ -408,6 +410,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "seeds": ({"seed": [1, 2, 3]}, "seed: 3 for 1 pictures"),
     "steps of its own": ({"steps": 4, "spacing": Explicit(times=(1.0, 0.5))}, "has 2 steps of its own"),
     "negative of a scale of 1": ({"negative_prompt": "no", "guidance": 1.0}, "asks about the prompt alone"),
+    "negative of PAG": ({"negative_prompt": "no", "guidance": PAG(3.0)}, "PAG.* asks about the prompt alone"),
+    "height of a wall": (
+        {"height": 10**20},
+        "height=10*: must be a whole number from 1 to 2147483647",
+    ),
     "no generator": ({"generator": 3}, "generator=3: must be a torch.Generator"),
     "generators": ({"generator": [seeded(), seeded()]}, "generator: 2 for 1 pictures"),
     "noise": ({"noise": torch.zeros(1, 4, 8, 8)}, "start states as latents"),
@@ -442,3 +449,9 @@ def test_too_long_a_prompt(model: Model) -> None:
     with pytest.raises(BadInput, match="too long"):
         model.generate("red " * 90)
     assert model.generate("red " * 90, steps=1, truncate=True).images
+
+
+def test_a_negative_prompt_goes_to_every_guidance_that_asks_for_null(model: Model) -> None:
+    guidance = Autoguidance(Branch(path="null"), 2.0)
+    one, two = (model.generate(PROMPTS[0], negative_prompt=p, **{**HOW, "guidance": guidance}) for p in (None, "no"))
+    assert not torch.equal(one.latents, two.latents)

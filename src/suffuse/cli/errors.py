@@ -32,7 +32,7 @@ def guarded(run: Callable[[], int | None]) -> int:
         if error.filename is None:
             raise
         return _say(f"{error.filename}: {error.strerror}; check the path and its permissions", BAD_INPUT)
-    except (MemoryError, OverflowError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(said in str(error) for said in OUT_OF_MEMORY):
             raise
         return _say("not enough memory; make smaller pictures, or fewer at once", BAD_INPUT)

@@ -26,6 +26,8 @@ PARTS: dict[str, tuple[Any, str]] = {
 }
 """Argument -> what it takes, and an example."""
 
+LARGEST = 2**31 - 1
+
 
 def check_parts(**given: Any) -> None:
     """Refuse what is no plug-in of the kind that its argument takes; None is none."""
@@ -58,10 +60,11 @@ def one_of(name: str, value: Any, alias: str, other: Any, default: Any) -> Any:
 
 
 def whole(name: str, value: Any) -> int:
-    """A whole number of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise BadInput(f"{name}={value!r}: must be a whole number, at least 1")
-    return operator.index(value)
+    """A whole number of at least 1 that a 32-bit integer holds; what is larger fits no machine."""
+    number = integer(name, value)
+    if not 1 <= number <= LARGEST:
+        raise BadInput(f"{name}={value!r}: must be a whole number from 1 to {LARGEST}")
+    return number
 
 
 def noise_of(
@@ -98,6 +101,13 @@ def fitting(name: str, value: Tensor, rows: int) -> Tensor:
     if rows % len(value):
         raise BadInput(f"{name}: {len(value)} for {rows} pictures; give one, or one for each prompt")
     return value.repeat_interleave(rows // len(value), 0)
+
+
+def start_states(latents: Tensor, shape: Sequence[int], rows: int) -> Tensor:
+    """(rows, *shape) of states that were given, one for each row, or each prompt's for its pictures."""
+    if tuple(latents.shape[1:]) != tuple(shape):
+        raise BadInput(f"latents: shape {tuple(latents.shape)}; this run needs {(rows, *shape)}")
+    return fitting("latents", latents, rows).float()
 
 
 def listed(prompt: Any) -> list[Any]:

@@ -110,13 +110,11 @@ class Conditioner(nn.Module):
         named |= {f"phrase:{k}": [row[k] if k < len(row) else None for row in phrases] for k in range(most)}
         if negative is not None or all(piece.optional for piece in self.chain):
             named["null"] = nulls
-        odd = next((p for row in (prompts, *named.values()) for p in row if not isinstance(p, Hashable)), None)
-        if odd is not None:
-            raise BadInput(f"prompt={odd!r:.60}: must be text, a class, or a value such as Blend(('a', 'b'))")
-        unique = list(dict.fromkeys(leaf for row in (prompts, *named.values()) for p in row for leaf in simple(p)))
-        for prompt in unique:
-            self._check(prompt, truncate)
-        cond = self._leaves(unique, size)
+        unique = self._leaves([p for row in (prompts, *named.values()) for p in row], truncate)
+        cond = self._told(unique, size)
+        for piece in self.chain:
+            if not piece.tells:
+                cond = piece(unique, cond, size)
 
         def rows(of: Sequence[Prompt | None]) -> Cond:
             return _rows(cond, unique, of, grid) if cond.entries else cond
@@ -130,29 +128,33 @@ class Conditioner(nn.Module):
     @torch.no_grad()
     def encode_prompt(self, prompt: Prompt, size: Size = (0, 0), truncate: bool = False) -> Encoded:
         """A prompt to be used as often as one likes: what the text encoders make of it."""
-        self._check(prompt, truncate)
-        return _encoded(self._told([prompt], size), 0)
+        leaves = self._leaves([prompt], truncate)
+        if varies(prompt):
+            raise BadInput(f"prompt={prompt!r:.60}: changes over the run; give it to `generate` as it is")
+        return _encoded(_rows(self._told(leaves, size), leaves, [prompt], None), 0)
 
-    def _leaves(self, leaves: Sequence[Prompt | None], size: Size) -> Cond:
-        """The condition of leaves, one row each; of those that are `Encoded` no encoder is asked."""
-        rest = [leaf for leaf in leaves if not isinstance(leaf, Encoded)]
-        cond = self._told(rest, size) if rest else Cond()
-        if len(rest) < len(leaves):
-            made = iter(_encoded(cond, k) for k in range(len(rest)))
-            device = next((p.device for p in self.parameters()), None)
-            cond = _stacked([leaf if isinstance(leaf, Encoded) else next(made) for leaf in leaves], device)
-        for piece in self.chain:
-            if not piece.tells:
-                cond = piece(leaves, cond, size)
-        return cond
+    def _leaves(self, prompts: Sequence[Prompt | None], truncate: bool) -> list[Prompt | None]:
+        """What some prompts are made of, each once."""
+        odd = next((p for p in prompts if not isinstance(p, Hashable)), None)
+        if odd is not None:
+            raise BadInput(f"prompt={odd!r:.60}: must be text, a class, or a value such as Blend(('a', 'b'))")
+        unique = list(dict.fromkeys(leaf for p in prompts for leaf in simple(p)))
+        for leaf in unique:
+            self._check(leaf, truncate)
+        return unique
 
     def _told(self, leaves: Sequence[Prompt | None], size: Size) -> Cond:
-        """What the pieces make of what prompts say."""
+        """What the pieces make of what leaves say, one row each; of those that are `Encoded` no encoder is asked."""
+        rest = [leaf for leaf in leaves if not isinstance(leaf, Encoded)]
         cond = Cond()
         for piece in self.chain:
-            if piece.tells:
-                cond = piece(leaves, cond, size)
-        return cond
+            if piece.tells and rest:
+                cond = piece(rest, cond, size)
+        if len(rest) == len(leaves):
+            return cond
+        made = iter(_encoded(cond, k) for k in range(len(rest)))
+        device = next((p.device for p in self.parameters()), None)
+        return _stacked([leaf if isinstance(leaf, Encoded) else next(made) for leaf in leaves], device)
 
     def _check(self, prompt: Prompt | None, truncate: bool) -> None:
         if prompt is None or isinstance(prompt, Encoded):

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..images import save_pngs, to_pil
+from ..images import mask_tensor, save_pngs, to_pil, to_tensor
+from .arguments import fitting
 from .cond import Cond
+from .conditioner import Size
 from .engine import Start, sample
 from .errors import BadInput, Refused
 from .grid import Grid, Spacing
@@ -76,6 +78,21 @@ class Source:
     pixels: Tensor
     mask: Tensor | None
     strength: float
+
+    @classmethod
+    def of(cls, image: Any, mask: Any, strength: float | None, size: Size, rows: int, device: Any) -> Source | None:
+        """From arguments as a user gives them; `image` and `mask` one for all rows, or for each prompt."""
+        if image is None:
+            given = "mask_image" if mask is not None else "strength" if strength is not None else None
+            if given:
+                raise BadInput(f"{given}: needs a picture to start from; give image")
+            return None
+        strength = (1.0 if mask is not None else 0.8) if strength is None else strength
+        if not 0.0 < strength <= 1.0:
+            raise BadInput(f"strength={strength}: must be above 0 and at most 1")
+        pixels = fitting("image", to_tensor(image, size), rows).to(device)
+        kept = None if mask is None else fitting("mask_image", mask_tensor(mask, size), rows).to(device)
+        return cls(pixels, kept, strength)
 
     def first(self, grid: Grid) -> int:
         """The step of the grid at which the run begins."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..images import Picture, mask_tensor, to_tensor
-from .arguments import check_parts, fitting, identities, listed, noise_of, one_of, spread, whole
+from ..images import Picture, to_tensor
+from .arguments import check_parts, fitting, identities, listed, noise_of, one_of, spread, start_states, whole
 from .codec import Codec
 from .cond import Cond
 from .conditioner import Conditioner, Size
@@ -25,7 +25,7 @@ from .grid import Grid, Spacing
 from .guidance import Guidance
 from .hook import Hook
 from .noise import Noise
-from .plugin import Plugin, Prompt, Setting
+from .plugin import Needs, Plugin, Prompt, Setting
 from .prompt import Encoded
 from .released import Defaults, Layout
 from .sampler import Sampler
@@ -126,29 +126,34 @@ class Model:
             BadInput: an argument that cannot be used. Refused: parts that do not go together. Diverged: NaN.
         """
         check_parts(sampler=sampler, spacing=spacing, patches=patches, hooks=hooks)
-        chosen = self.guided_by(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
+        chosen = self.defaults.guided_by(one_of("guidance", guidance, "guidance_scale", guidance_scale, None))
         asked = one_of("steps", steps, "num_inference_steps", num_inference_steps, None)
         steps = whole("steps", self.defaults.steps if asked is None else asked)
         n = whole("n", one_of("n", n, "num_images_per_prompt", num_images_per_prompt, 1))
         spacing = spacing or (sampler and sampler.spacing) or self.defaults.spacing
         sampler = sampler or self.defaults.sampler
         pictures = image.images if isinstance(image, Images) else image
-        large = size = self._size(height, width, pictures)
+        own = None
+        if pictures is not None and (upscale is not None or None in (height, width)):
+            own = to_tensor(pictures).shape[-2:]
+        large = size = self.defaults.sized(height, width, own)
         if upscale is not None:
             if mask_image is not None or strength is not None:
                 raise BadInput("mask_image, strength: of a run of one size; leave them out with upscale")
-            size = self._first_size(upscale, large, pictures)
+            size = self._first_size(upscale, large, own)
         shape = self.codec.space.shape(size)
         grid = spacing.grid(self.denoiser.process, steps, shape)
         if asked is not None and grid.n != steps:
             raise BadInput(f"steps={asked}: {spacing!r:.40} has {grid.n} steps of its own; leave steps out")
         prompts = [p for p in listed(prompt) for _ in range(n)]
         negatives = spread("negative_prompt", listed(negative_prompt), len(prompts))
-        guiding = [g for g in chosen.bare if not isinstance(g, Guidance) or (g.evaluations != 1 and g != g.neutral())]
-        if not guiding and not hooks and any(p not in (None, "") for p in negatives):
-            raise BadInput(f"negative_prompt: {chosen} asks about the prompt alone; give guidance such as CFG(5)")
         ids = identities(samples, len(prompts))
         plugins = (chosen, sampler, *hooks, *patches)
+        asking = [p for plugin in plugins for p in plugin.bare if Needs.UNCONDITIONAL in p.needs and p != p.neutral()]
+        if not asking and any(p not in (None, "") for p in negatives):
+            raise BadInput(f"negative_prompt: {chosen} asks about the prompt alone; give guidance such as CFG(5)")
+        if latents is not None and image is not None:
+            raise BadInput("latents and image: two starts of one run; give one of them")
         generation = Generation(
             model=self, prompts=prompts, negatives=negatives, sampler=sampler, spacing=spacing, guidance=chosen,
             patches=patches, hooks=hooks, shape=shape, progress=progress, callback=callback_on_step_end,
@@ -156,8 +161,8 @@ class Model:
             ids=ids,
             grid=grid,
             noise=noise_of(seed, generator, noise, ids),
-            source=self._source(pictures, mask_image, strength, large, len(prompts), latents),
-            latents=self._latents(latents, shape, len(prompts)),
+            source=Source.of(pictures, mask_image, strength, large, len(prompts), self.device),
+            latents=None if latents is None else start_states(latents, shape, len(prompts)).to(self.device),
             batch=len(prompts) if batch is None else whole("batch", batch),
             lost=["image: states of an earlier run"] if upscale and isinstance(image, Images) else (),
         )  # fmt: skip
@@ -176,21 +181,15 @@ class Model:
         sizes = upscale.sizes(size, large, self.defaults.multiple)
         return enlarged(generation, start, upscale, sizes, encode, preview)
 
-    def _first_size(self, upscale: Progressive, large: Size, image: Any) -> Size:
+    def _first_size(self, upscale: Progressive, large: Size, own: Sequence[int] | None) -> Size:
         """Size of the first phase: that of the picture, as near as the model can, or the method's choice."""
         from ..resolution.progressive import Progressive
 
         if not isinstance(upscale, Progressive):
             raise BadInput(f"upscale: {upscale!r:.60} is no way to larger pictures; give one such as DiffuseHigh()")
-        if image is None:
+        if own is None:
             return upscale.first(self.defaults.size, large, self.defaults.multiple)
-        return self._near(tuple(to_tensor(image).shape[-2:]))
-
-    def _near(self, size: Sequence[float]) -> Size:
-        """The nearest size that the model can make."""
-        k = self.defaults.multiple
-        height, width = (max(1, round(side / k)) * k for side in size)
-        return height, width
+        return self.defaults.near(own)
 
     def upscale(
         self,
@@ -224,7 +223,7 @@ class Model:
             raise BadInput(f"factor={factor}: give how much larger, a number above 1, such as 2")
         own = to_tensor(image.images if isinstance(image, Images) else image).shape[-2:]
         if height is None or width is None:
-            height, width = self._near([factor * side for side in own])
+            height, width = self.defaults.near([factor * side for side in own])
         if height < own[0] or width < own[1]:
             raise BadInput(f"height={height}, width={width}: the picture is larger, {own[0]} x {own[1]}; scale it down")
         return self.generate(
@@ -295,7 +294,7 @@ class Model:
     def encode(self, image: Picture | Sequence[Picture]) -> Tensor:
         """(B, C, h, w): the states of pictures, which are resized to the nearest size that the model can make."""
         pixels = to_tensor(image)
-        near = self._near(pixels.shape[-2:])
+        near = self.defaults.near(pixels.shape[-2:])
         if near != tuple(pixels.shape[-2:]):
             pixels = to_tensor(image, near)
         return self.codec.encode(pixels.to(self.device))[0]
@@ -422,58 +421,3 @@ class Model:
         from ..loading.folder import pipeline
 
         return pipeline(self)
-
-    # arguments
-    def guided_by(self, guidance: Guidance | float | None) -> Guidance:
-        """A guidance as it is, what a scale means to this model, or its default."""
-        if guidance is None or isinstance(guidance, Guidance):
-            return guidance or self.defaults.guidance
-        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
-            raise BadInput(f"guidance={guidance!r}: must be a guidance such as CFG(5), or its scale")
-        return self.defaults.guide(float(guidance))
-
-    def _size(self, height: int | None, width: int | None, image: Any) -> Size:
-        own = self.defaults.size
-        if image is not None and None in (height, width):
-            own = self._near(tuple(to_tensor(image).shape[-2:]))
-        size = (
-            own[0] if height is None else whole("height", height),
-            own[1] if width is None else whole("width", width),
-        )
-        self._check_size(*size)
-        return size
-
-    def _check_size(self, height: int, width: int) -> None:
-        k = self.defaults.multiple
-        if height % k or width % k:
-            near = [max(k, k * round(side / k)) for side in (height, width)]
-            raise BadInput(
-                f"height={height}, width={width}: must be multiples of {k}; the nearest are {near[0]} and {near[1]}"
-            )
-
-    def _source(
-        self, image: Any, mask: Any, strength: float | None, size: Size, rows: int, latents: Tensor | None
-    ) -> Source | None:
-        if image is None:
-            given = "mask_image" if mask is not None else "strength" if strength is not None else None
-            if given:
-                raise BadInput(f"{given}: needs a picture to start from; give image")
-            return None
-        if latents is not None:
-            raise BadInput("latents and image: two starts of one run; give one of them")
-        strength = (1.0 if mask is not None else 0.8) if strength is None else strength
-        if not 0.0 < strength <= 1.0:
-            raise BadInput(f"strength={strength}: must be above 0 and at most 1")
-        pixels = fitting("image", to_tensor(image, size), rows).to(self.device)
-        return Source(
-            pixels,
-            None if mask is None else fitting("mask_image", mask_tensor(mask, size), rows).to(self.device),
-            strength,
-        )
-
-    def _latents(self, latents: Tensor | None, shape: tuple[int, ...], rows: int) -> Tensor | None:
-        if latents is None:
-            return None
-        if tuple(latents.shape[1:]) != shape:
-            raise BadInput(f"latents: shape {tuple(latents.shape)}; this run needs {(rows, *shape)}")
-        return fitting("latents", latents, rows).to(self.device, torch.float32)

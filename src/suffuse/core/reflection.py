@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any, Self, TypeAlias
 
 from .denoiser import Denoiser
@@ -59,6 +61,11 @@ class Branch:
         if isinstance(given, Denoiser):
             return cls(denoiser=given)
         raise BadInput(f"branch {given!r:.60}: give a guidance, a patch, an adapter, a denoiser or a Branch of several")
+
+    @property
+    def needs(self) -> Needs:
+        """What it asks of a run by itself; its plug-ins say theirs."""
+        return Needs.UNCONDITIONAL if self.path == "null" else Needs.NOTHING
 
     @property
     def bare(self) -> tuple[Plugin, ...]:
@@ -126,6 +133,10 @@ class Branched(Plugin):
     def _branches(self) -> tuple[Branch, ...]: ...
 
     @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return reduce(or_, (branch.needs for branch in self._branches), Needs.NOTHING)
+
+    @property
     def bare(self) -> tuple[Plugin, ...]:
         return self, *(inner for branch in self._branches for inner in branch.bare)
 
@@ -140,7 +151,9 @@ class Reflection(Branched, Hook):
     strong: Given
     weak: Given
 
-    needs = Needs.GAUSSIAN
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return super().needs | Needs.GAUSSIAN
 
     def __post_init__(self) -> None:
         self._branches  # noqa: B018  what is no setting is found here and not in the middle of a run

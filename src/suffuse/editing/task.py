@@ -207,7 +207,7 @@ def plan_of(
         denoiser=model.denoiser,
         grid=(spacing or sampler.spacing or model.defaults.spacing).grid(model.denoiser.process, steps, shape),
         sampler=sampler,
-        guidance=model.guided_by(guidance),
+        guidance=model.defaults.guided_by(guidance),
         noise=Keyed(integer("seed", seed)),
         setting=model.setting(shape),
         guide=model.defaults.guide,

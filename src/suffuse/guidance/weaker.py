@@ -15,10 +15,10 @@ from typing import Any
 from ..core.cond import Cond
 from ..core.errors import BadInput
 from ..core.guidance import Guidance
-from ..core.plugin import Plugin, Prompt, Setting
+from ..core.plugin import Setting
 from ..core.predict import Predict
 from ..core.process import Gaussian
-from ..core.reflection import Branch, Given
+from ..core.reflection import Branch, Branched, Given
 from ..core.registry import method
 from ..core.step import Step
 from ..core.value import Coef, Value
@@ -62,7 +62,7 @@ def asked(branch: Branch, predict: Predict, cond: Cond) -> tuple[Predict, Cond]:
 
 @method(paper="autoguidance")
 @dataclass(frozen=True)
-class Autoguidance(AwayFromWeaker):
+class Autoguidance(Branched, AwayFromWeaker):
     """D = D_0(x, c) + w (D_1(x, c) - D_0(x, c)): the network D_1, guided by a bad version of itself.
 
     Both make the same errors, the weaker one larger ones, so their difference points away from them; the variety that
@@ -94,11 +94,8 @@ class Autoguidance(AwayFromWeaker):
         return self.w - 1.0
 
     @property
-    def bare(self) -> tuple[Plugin, ...]:
-        return self, *Branch.of(self.weak).bare
-
-    def prompts(self) -> dict[str, Prompt]:
-        return dict(Branch.of(self.weak).prompts())
+    def _branches(self) -> tuple[Branch]:
+        return (Branch.of(self.weak),)
 
     def bind(self, setting: Setting) -> Autoguidance:
         return replace(self, weak=Branch.of(self.weak).bind(setting))

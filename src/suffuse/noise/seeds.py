@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core.errors import BadInput, Damaged
 from ..core.files import read_json, write_json
-from ..core.noise import Keyed, Noise
+from ..core.noise import Keyed, Noise, PerSample
 from ..core.plugin import Setting
 from ..core.registry import method
 
@@ -47,10 +46,8 @@ class SeedBank(Noise):
         return self.seeds[sample % len(self.seeds)], 0
 
     def draw(self, kind: str, like: Tensor, samples: Sequence[int], key: str) -> Tensor:
-        rows = [
-            Keyed(self.seeds[k % len(self.seeds)]).draw(kind, like[i : i + 1], [0], key) for i, k in enumerate(samples)
-        ]
-        return torch.cat(rows)
+        sources = {int(k): Keyed(self.origin(int(k))[0]) for k in samples}
+        return PerSample(sources).draw(kind, like, samples, key)
 
     def check(self, setting: Setting) -> SeedBank:
         """Itself; raises `Refused` where a run is not the one that it was made for."""

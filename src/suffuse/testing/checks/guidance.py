@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from ...core.errors import SuffuseError
 from ...core.guidance import Guidance
 from ...core.plugin import Needs
 from ...guidance.cfg import CFG
 from .check import check
-from .subject import STEPS, NotHere, Subject, close
+from .subject import ROWS, STEPS, NotHere, Subject, close
 
 
 @check(Guidance, "It asks the network as often as it declares.")
@@ -22,6 +25,21 @@ def evaluations_are_as_declared(subject: Subject) -> None:
         most = max(max(step) for step in steps)
         assert most == declared, f"on {name} at most {most} evaluations of a sample in a step, {declared} are declared"
         assert len(steps) == STEPS and min(min(step) for step in steps) >= 1, f"on {name} a step asked nothing: {steps}"
+
+
+@check(Guidance, "It declares whether it asks for the unconditional prediction.")
+def null_is_declared(subject: Subject) -> None:
+    asks = any(Needs.UNCONDITIONAL in part.needs for part in subject.method.bare)
+    for name in subject.homes:
+        told = subject.conditions(name, ROWS)
+        cond = replace(told, alt={k: c for k, c in told.alt.items() if k != "null"})
+        try:
+            subject.with_method(name, cond=cond)
+            missed = False
+        except SuffuseError as error:
+            missed = "null" in str(error)
+        declares = "declares" if asks else "does not declare"
+        assert missed == asks, f"on {name} it {'lacks' if missed else 'does without'} 'null' and {declares} that need"
 
 
 @check(Guidance, "It composes with another guidance both ways.")
