@@ -37,7 +37,7 @@ def test_where_it_cannot_write_it_says_so_before_it_starts(suffuse, tmp_path):
 
 
 def test_too_large_a_picture_is_one_line(suffuse, tmp_path):
-    status, _, said = suffuse("generate", "3", "--model", "digits", "--height", 2**30, "--width", 2**30)
+    status, _, said = suffuse("generate", "3", "--model", "digits", "--height", 2**32, "--width", 2**32)
     assert status == 2 and said.startswith("error: not enough memory") and said.count("\n") == 1
 
 
@@ -73,3 +73,13 @@ def test_files_of_adapters_are_part_of_the_model_that_a_recipe_names(suffuse, tm
 def test_a_wrong_file_of_adapters_is_one_line(suffuse, tmp_path, style, wrong, why):
     status, _, said = suffuse("generate", "a", "--lora", wrong.format(style), "-o", tmp_path / "a.png")
     assert status == 2 and said.count("\n") == 1 and why in said
+
+
+def test_a_plan_is_run_with_its_mode_of_computation(suffuse, tmp_path):
+    plan = {"recipe": {"sampler": "UniPC()", "steps": 2, "patches": []}, "modes": {"mode": {"dtype": "bfloat16"}}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    file = tmp_path / "a.png"
+    status, _, _ = suffuse("generate", "3", "--model", "digits", "--plan", tmp_path / "plan.json", "-o", file)
+    recipe = recipe_of(file)
+    assert status == 0 and (recipe["sampler"], recipe["steps"]) == ("UniPC()", 2)
+    assert recipe["mode"]["dtype"] == "bfloat16"

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..core.errors import BadInput, Damaged, Refused
-from ..core.expression import parse, unparse
-from ..core.files import read_json, write_json
+from ..core.errors import BadInput, Refused
 from ..core.guidance import Guidance
-from ..core.metric import Estimate
 from ..core.patch import Patch
-from ..core.registry import REQUIRED, all_methods, method
+from ..core.registry import REQUIRED, all_methods, method, resolve
+from ..core.tuned import Mode
+from .stacks import AXES, AccelerationPlan, Option, Recipe, Stack
 
 if TYPE_CHECKING:
     from ..core.model import Images, Model
@@ -27,134 +22,21 @@ if TYPE_CHECKING:
 SAVES = "saves "
 """How tags of methods that save work begin; what follows is the axis."""
 
-AXES = ("steps", "guidance", "depth", "tokens", "width", "bits", "kernels", "devices")
-"""What work can be saved on: the survey's taxonomy, from the run down to the machine."""
+NEAR = Mode(dtype="bfloat16", channels_last=True)
+"""The mode of computation that is among the options."""
 
 Error = Callable[["Images", Sequence[str]], Any]
 """How far each picture is from what it should be, (n,) numbers, from the pictures of these prompts."""
 
 
-@dataclass(frozen=True)
-class Option:
-    """One way to save work on one axis.
-
-    Args:
-        axis: one of `AXES`.
-        settings: what it changes of `Model.generate`: "sampler", "steps", "guidance", "patches".
-    """
-
-    axis: str
-    settings: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{k} {_said(v)}" for k, v in self.settings.items())
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Options that run together, no two of them on one axis.
-
-    Args:
-        options: in the order of axes; none is the baseline.
-        macs: multiplications, as a share of the baseline's.
-        nfe: evaluations of a sample.
-        time: share of the baseline's time, the median of interleaved pairs.
-        error: mean error over the baseline's.
-    """
-
-    options: tuple[Option, ...]
-    macs: float
-    nfe: float
-    time: Estimate
-    error: Estimate
-
-    def __str__(self) -> str:
-        return "; ".join(map(str, self.options)) or "baseline"
-
-
-@dataclass(frozen=True)
-class AccelerationPlan:
-    """What was measured, and which stack is best.
-
-    Args:
-        model: name of the model.
-        budget: largest share of the baseline's multiplications.
-        tolerance: largest error over the baseline's.
-        settings: of the baseline.
-        stacks: all that were measured, the baseline first.
-    """
-
-    model: str
-    budget: float
-    tolerance: float
-    settings: Mapping[str, Any]
-    stacks: tuple[Stack, ...]
-
-    @property
-    def front(self) -> list[Stack]:
-        """Stacks that no other beats in multiplications and error at once, the dearest first."""
-        return sorted((a for a in self.stacks if not any(_beats(b, a) for b in self.stacks)), key=lambda s: -s.macs)
-
-    @property
-    def best(self) -> Stack | None:
-        """The stack of least error within the budget, or None where none keeps the tolerance."""
-        inside = [s for s in self.stacks if s.macs <= self.budget and s.error.mean <= self.tolerance]
-        return min(inside, key=lambda s: (s.error.mean, s.macs), default=None)
-
-    def recipe(self, stack: Stack | None = None) -> dict[str, Any]:
-        """Arguments of `Model.generate` that run a stack; by default the best.
-
-        Raises:
-            Refused: no stack keeps budget and tolerance.
-        """
-        stack = stack or self.best
-        if stack is None:
-            raise Refused(
-                f"budget={self.budget:g}: no stack of those tried keeps the error within {self.tolerance:g} of the "
-                "baseline's; allow more work, or more error"
-            )
-        return _settings(self.settings, stack.options)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the recipe of the best stack and the table as JSON; `load_recipe` reads the recipe back."""
-        said = {k: _said(v) for k, v in self.recipe().items()}
-        return write_json(path, {"model": self.model, "recipe": said, "budget": self.budget, "stacks": self.table()})
-
-    def table(self) -> list[dict[str, Any]]:
-        """Rows for people and files."""
-        front = self.front
-        return [
-            {
-                "stack": str(s), "MACs": round(s.macs, 4), "evaluations": s.nfe, "time": str(s.time),
-                "error / baseline": str(s.error), "front": s in front, "best": s is self.best,
-            }
-            for s in self.stacks
-        ]  # fmt: skip
-
-
-def load_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Arguments of `Model.generate` from a file of `AccelerationPlan.save`.
-
-    Raises:
-        Damaged: it is missing, or no such file.
-    """
-    try:
-        said = read_json(path)["recipe"]
-        return {k: [parse(p) for p in v] if isinstance(v, list) else v if k == "steps" else parse(v)
-                for k, v in said.items()}  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"{path}: not a plan ({error}); write it again with `suffuse plan`") from error
-
-
 def options_for(model: Model, steps: Sequence[int] = (20, 12, 8)) -> list[Option]:
-    """What is registered as saving work and can be said by numbers alone, at its defaults, on this network.
+    """What is registered as saving work and can be said by numbers alone, at its defaults, on this network; and
+    bfloat16, in which multiplications are as many but may take less time.
 
     Args:
         model: the model.
         steps: numbers of steps to try of the best multistep solver.
     """
-    from ..core.registry import resolve
-
     w = float(getattr(model.defaults.guidance, "w", 1.0))
     found = [Option("steps", {"sampler": resolve("UniPC").target(), "steps": n}) for n in steps]
     for known in all_methods():
@@ -167,7 +49,8 @@ def options_for(model: Model, steps: Sequence[int] = (20, 12, 8)) -> list[Option
                 found.append(Option(axis, {"guidance": made}))
             elif issubclass(known.target, Patch) and _acts(known.target(), model):
                 found.append(Option(axis, {"patches": [known.target()]}))
-    return found
+    parts = ("mode", "decoder") if next(model.codec.parameters(), None) is not None else ("mode",)
+    return [*found, Option("bits", modes=dict.fromkeys(parts, NEAR))]
 
 
 @method(paper="efficient-survey", tags=("planning",))
@@ -182,10 +65,14 @@ def plan_acceleration(
     steps: int = 50,
     most: int = 6,
     rounds: int = 5,
+    timed: int = 2,
     seed: int = 0,
     report: Callable[[Stack], None] | None = None,
 ) -> AccelerationPlan:
-    """Search stacks of options for the least error within a budget of multiplications.
+    """Search stacks of options for the fastest of least error within a budget of multiplications.
+
+    Multiplications are what is counted and does not vary, so the budget is in them; time is measured as well, because
+    some options (modes of computation, kernels) save it alone.
 
     The baseline and every option by itself are measured first; then, one after another, the stack of several axes that
     promises the least error within the budget, as if what was measured together did not interact with the rest.
@@ -202,12 +89,14 @@ def plan_acceleration(
         steps: of the baseline, with the model's sampler and guidance.
         most: stacks of several options that are measured, 1 or more.
         rounds: pairs of timed runs, 5 or more.
+        timed: pictures of a timed run; a mode may save time in large batches only.
         seed: of the pictures, the same for every stack.
         report: called with each stack as it is measured.
 
     Example:
         >>> plan = plan_acceleration(model, prompts, budget=0.4)
-        >>> model.generate("a red circle", **plan.recipe())
+        >>> recipe = plan.recipe()
+        >>> recipe.on(model).generate("a red circle", **recipe.settings)
 
     Reference: Ma et al., Efficient Diffusion Models: A Comprehensive Survey from Principles to Practices, 2410.11795.
     """
@@ -217,7 +106,7 @@ def plan_acceleration(
     if unknown := {o.axis for o in chosen} - set(AXES):
         raise BadInput(f"options: axis {min(unknown)!r} is none of {', '.join(AXES)}")
     base = {"sampler": model.defaults.sampler, "steps": steps, "guidance": model.defaults.guidance, "patches": []}
-    bench = _Bench(model, list(prompts), base, error, rounds, seed)
+    bench = _Bench(model, list(prompts), base, error, rounds, timed, seed)
     stacks: list[Stack] = []
 
     def measure(picked: tuple[Option, ...]) -> None:
@@ -258,31 +147,41 @@ class _Bench:
     """Measures stacks on one set of prompts, against one baseline."""
 
     def __init__(
-        self, model: Model, prompts: list[str], base: Mapping[str, Any], error: Error | None, rounds: int, seed: int
+        self,
+        model: Model,
+        prompts: list[str],
+        base: Mapping[str, Any],
+        error: Error | None,
+        rounds: int,
+        timed: int,
+        seed: int,
     ):
-        self.model, self.prompts, self.base, self.rounds, self.seed = model, prompts, base, rounds, seed
-        made = self._made(())
-        self.error = error or _distance(made, self._made((Option("steps", {"steps": round(0.8 * base["steps"])}),)))
-        self.macs = self._macs(())
+        from ..evaluation.timing import operations
+
+        self.model, self.prompts, self.base, self.seed = model, prompts, base, seed
+        self.rounds, self.timed = rounds, timed
+        self.plain = self._run(())
+        made = self.plain()
+        fewer = Option("steps", {"steps": round(0.8 * base["steps"])})
+        self.error = error or _distance(made, self._run((fewer,))())
+        self.macs = operations(lambda: self.plain(1))
         self.errors = np.asarray(self.error(made, prompts), float)
 
     def measure(self, picked: tuple[Option, ...]) -> Stack:
         from ..evaluation import statistics
-        from ..evaluation.timing import paired
+        from ..evaluation.timing import operations, paired
 
-        made = self._made(picked)
-        time = paired(lambda: self._made(picked, 2), lambda: self._made((), 2), rounds=self.rounds).ratio
-        errors = np.asarray(self.error(made, self.prompts), float)
-        share = statistics.ratio(errors, self.errors)
-        return Stack(picked, self._macs(picked) / self.macs, float(made.nfe.float().mean()), time, share)
+        run = self._run(picked)
+        made = run()
+        time = paired(lambda: run(self.timed), lambda: self.plain(self.timed), rounds=self.rounds).ratio
+        share = statistics.ratio(np.asarray(self.error(made, self.prompts), float), self.errors)
+        return Stack(picked, operations(lambda: run(1)) / self.macs, float(made.nfe.float().mean()), time, share)
 
-    def _made(self, picked: tuple[Option, ...], number: int | None = None) -> Images:
-        return self.model.generate(self.prompts[:number], seed=self.seed, batch=32, **_settings(self.base, picked))
-
-    def _macs(self, picked: tuple[Option, ...]) -> int:
-        with FlopCounterMode(display=False) as counter:
-            self._made(picked, 1)
-        return counter.get_total_flops()
+    def _run(self, picked: tuple[Option, ...]) -> Callable[..., Images]:
+        """What makes pictures with a stack: of the first so many prompts."""
+        recipe = Recipe.of(self.base, picked)
+        model = recipe.on(self.model)
+        return lambda n=None: model.generate(self.prompts[:n], seed=self.seed, batch=32, **recipe.settings)
 
 
 def _distance(full: Images, fewer: Images) -> Error:
@@ -295,15 +194,6 @@ def _distance(full: Images, fewer: Images) -> Error:
     return error
 
 
-def _settings(base: Mapping[str, Any], options: Iterable[Option]) -> dict[str, Any]:
-    """Arguments of a stack; patches of several options run together, of everything else the last one holds."""
-    found = dict(base)
-    for option in options:
-        patches = [*found["patches"], *option.settings.get("patches", ())]
-        found |= {**option.settings, "patches": patches}
-    return found
-
-
 def _acts(patch: Patch, model: Model) -> bool:
     """Whether it does something here as it stands; what waits for training does not."""
     try:
@@ -311,14 +201,3 @@ def _acts(patch: Patch, model: Model) -> bool:
         return patch != patch.neutral() and found is not None and bool(patch.sites(found))
     except Refused:
         return False
-
-
-def _beats(a: Stack, b: Stack) -> bool:
-    """Whether a is at least as good in both respects and better in one."""
-    return (a.macs <= b.macs and a.error.mean <= b.error.mean) and (a.macs, a.error.mean) != (b.macs, b.error.mean)
-
-
-def _said(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [unparse(v) for v in value]
-    return value if isinstance(value, (int, float, str)) else unparse(value)

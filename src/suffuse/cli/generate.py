@@ -50,7 +50,8 @@ def generate(
     spacing: Annotated[str | None, typer.Option(help="Where the steps lie, such as 'Karras()'.")] = None,
     patch: Patches = None,
     plan: Annotated[
-        Path | None, typer.Option(help="File of `suffuse plan`: sampler, steps, guidance, patches.")
+        Path | None,
+        typer.Option(help="File of `suffuse plan`: sampler, steps, guidance, patches, mode of computation."),
     ] = None,
     hook: Annotated[list[str] | None, typer.Option("--hook", help="Change to the steps; may be given again.")] = None,
     negative: Annotated[str | None, typer.Option(help="What to lead away from; as the prompt.")] = None,
@@ -81,7 +82,7 @@ def generate(
 ) -> None:
     """Make pictures of a prompt; from another picture with --image, in a part of it with --mask."""
     from suffuse import load, tuned
-    from suffuse.caching.planning import load_recipe
+    from suffuse.caching.stacks import load_recipe
     from suffuse.conditioning.prompts import read_prompt
     from suffuse.images import writable
 
@@ -96,7 +97,8 @@ def generate(
         "patches": [plugin(p) for p in patch or ()],
     }  # fmt: skip
     if plan:
-        how = {**load_recipe(plan), **{k: v for k, v in how.items() if v not in (None, [])}}
+        recipe = load_recipe(plan)
+        loaded, how = recipe.on(loaded), {**recipe.settings, **{k: v for k, v in how.items() if v not in (None, [])}}
     started = time.perf_counter()
     with Bar(as_json) as bar:
         images = loaded.generate(

@@ -16,7 +16,10 @@ from .threads import Threads, limit
 
 def plan(
     model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
-    budget: Annotated[str, typer.Option(help="Largest share of the baseline's work, such as 0.4x.")] = "0.4x",
+    budget: Annotated[
+        str,
+        typer.Option(help="Largest share of the baseline's multiplications, such as 0.4x; time is measured beside it."),
+    ] = "0.4x",
     tolerance: Annotated[float, typer.Option(help="Largest error over the baseline's.")] = 1.1,
     prompts: Annotated[
         Path | None, typer.Option(help="Text file of prompts, one a line; by default captions of the world.")
@@ -33,7 +36,7 @@ def plan(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search stacks of solvers, guidances and caches for the least error within a budget; prints what was measured."""
+    """Search stacks of solvers, guidances, caches and bfloat16 for the fastest of least error within a budget."""
     from suffuse import load
     from suffuse.caching import plan_acceleration
     from suffuse.world import frozen

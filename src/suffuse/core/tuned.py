@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -38,6 +38,11 @@ class Mode:
     channels_last: bool = False
     dtype: str | None = None
     compiled: bool = False
+
+    def __str__(self) -> str:
+        """What differs from the plain mode."""
+        said = [f"{f.name}={value!r}" for f in fields(self) if (value := getattr(self, f.name)) != f.default]
+        return f"Mode({', '.join(said)})"
 
 
 class Tuned(Derived):
