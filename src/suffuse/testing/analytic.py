@@ -24,7 +24,8 @@ class GaussianMixture(Denoiser):
         E[x0 | x_t]  = sum_k r_k (mu_k + alpha v_k / c_k (x_t - alpha mu_k))
         E[eps | x_t] = sum_k r_k sigma / c_k (x_t - alpha mu_k),    r_k ~ w_k N(x_t; alpha mu_k, c_k I)
 
-    which is finite at both ends of time.
+    which is finite at both ends of time. What is known of a sample besides, such as a measurement y, enters as
+    cond["evidence"] (B, K): log p(y | component k), up to a number of the sample.
 
     Args:
         means: (K, ...) of the shape of a state.
@@ -49,18 +50,20 @@ class GaussianMixture(Denoiser):
 
     def forward(self, x: Tensor, t: Coef | float | Tensor, cond: Cond = EMPTY) -> Affine:
         count_evaluation()
-        t, process = Coef(t), self.process
+        t, process = Coef(t), self.process.given(cond)
         assert isinstance(process, GaussianProcess)
-        k, n = len(self.means), self.means[0].numel()
-        state = x.double().flatten(1)
+        k, n, offset = len(self.means), self.means[0].numel(), process.offset(t)
+        state = (x if offset is None else x - offset).double().flatten(1)
         alpha, sigma = (c.tensor(len(x)).reshape(len(x), -1)[:, :1] for c in (process.alpha(t), process.sigma(t)))
         spread = alpha**2 * self.variances + sigma**2  # (B, K)
-        away = state[:, None] - alpha[:, :, None] * self.means.reshape(k, n)  # (B, K, n)
-        logits = self.log_weights - 0.5 * (away**2).sum(-1) / spread - 0.5 * n * torch.log(spread)
-        r = logits.softmax(-1)
-        gain = (alpha * self.variances / spread)[..., None]
-        x0 = torch.einsum("bk,bkn->bn", r, self.means.reshape(k, n) + gain * away)
-        eps = torch.einsum("bk,bkn->bn", r * sigma / spread, away)
+        means = self.means.reshape(k, n)
+        # Without the (B, K, n) differences, which large mixtures have no room for.
+        far = (state**2).sum(1, keepdim=True) - 2.0 * alpha * (state @ means.T) + alpha**2 * (means**2).sum(1)
+        logits = self.log_weights - 0.5 * far / spread - 0.5 * n * torch.log(spread)
+        r = (logits + cond["evidence"].double() if "evidence" in cond else logits).softmax(-1)
+        gain, scaled = r * alpha * self.variances / spread, r * sigma / spread
+        x0 = (r - alpha * gain) @ means + gain.sum(1, keepdim=True) * state
+        eps = scaled.sum(1, keepdim=True) * state - alpha * (scaled @ means)
         value = process.target(x0.reshape(x.shape).to(x), eps.reshape(x.shape).to(x), t, self.kind)
         return process.predict(x, t, value, self.kind)
 
