@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .core.denoiser import Denoiser, Network
+from .core.denoiser import Denoiser
 from .core.environment import processor, versions
 from .core.errors import BadInput, Damaged, nearest
 from .core.files import read_json, write_json
@@ -107,7 +107,7 @@ def tuned(
     """
     if speed not in ERRORS:
         raise BadInput(f"speed={speed!r}: {nearest(speed, ERRORS)}")
-    base, codec, pictures = _network(model.denoiser), _plain(model.codec), max(1, rows // 2)
+    base, codec, pictures = model.network, _plain(model.codec), max(1, rows // 2)
     shape = codec.space.shape(model.defaults.size)
     x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0)).to(model.device)
 
@@ -130,7 +130,7 @@ def tuned(
 
 def in_modes(model: Model, mode: Mode | None = None, decoder: Mode | None = None) -> Model:
     """The model with its network and its decoder computed in these modes, `Model.modes`; plainly for None."""
-    base, codec = _network(model.denoiser), _plain(model.codec)
+    base, codec = model.network, _plain(model.codec)
     network: Denoiser = base if mode is None else Tuned(base, mode)
     return replace(
         model,
@@ -234,10 +234,3 @@ def calibration_file() -> Path:
 
 def _plain(codec: Codec) -> Codec:
     return codec.base if isinstance(codec, TunedCodec) else codec
-
-
-def _network(denoiser: Denoiser) -> Network:
-    inner: Any = denoiser
-    while not isinstance(inner, Network):
-        inner = inner.base
-    return inner

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.encoder import Encoder
-from ..core.denoiser import Network
 from ..core.errors import BadInput, Refused
 from ..core.patch import Adapter
 from ..core.site import sites_of
@@ -63,12 +62,10 @@ def baked(model: Any) -> Any:
     Raises:
         Refused: a patch or adapter that is no change of weights.
     """
-    network, conditioner = model.denoiser, model.conditioner
-    while not isinstance(network, Network):
-        network = network.base
+    conditioner = model.conditioner
     for view in [module for module in conditioner.modules() if isinstance(module, Encoder)]:
         conditioner = exchanged(conditioner, view, bake(Encoder(view.net), *view.items).net)
-    return replace(model, denoiser=bake(network, *model.changes), conditioner=conditioner, named=())
+    return replace(model, denoiser=bake(model.network, *model.changes), conditioner=conditioner, named=())
 
 
 @torch.no_grad()

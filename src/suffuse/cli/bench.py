@@ -71,28 +71,42 @@ def loop(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """What the engine costs: a whole run of DDIM against the same network calls in a bare loop."""
+    """What the engine costs: a whole run of DDIM against a loop by hand, of the same network calls and updates."""
     import torch
 
     from suffuse import load, sample
+    from suffuse.core.value import Coef
     from suffuse.evaluation.timing import paired
     from suffuse.samplers import DDIM
 
     limit(threads)
     loaded = load(model)
-    cond = loaded.condition(None).repeat(number)
-    x = torch.randn(number, *loaded.codec.space.shape(loaded.defaults.size))
-    times = torch.linspace(1, 0, steps + 1)[:-1].tolist()
+    cond, denoiser = loaded.condition(None).repeat(number), loaded.denoiser
+    start = torch.randn(number, *loaded.codec.space.shape(loaded.defaults.size))
+    process, (one, none) = denoiser.process, (torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    grid = process.steps(steps)
+
+    def share(x: torch.Tensor, value: torch.Tensor, t: Coef, s: Coef) -> float:
+        p = process.predict(x, t, value, loaded.network.kind)
+        return float(process.posterior(x, p, t, s, 0.0).mean)
+
+    nodes = [(grid.node(i), grid.node(i + 1)) for i in range(steps)]
+    moves = [(float(t.d), share(one, none, t, s), share(none, one, t, s)) for t, s in nodes]
 
     @torch.no_grad()
-    def bare() -> None:
-        for t in times:
-            loaded.denoiser(x, t, cond)
+    def by_hand() -> torch.Tensor:
+        x = start
+        for t, of_x, of_value in moves:
+            x = of_x * x + of_value * denoiser(x, t, cond).value
+        return x
 
-    def run() -> None:
-        sample(loaded.denoiser, x, sampler=DDIM(), steps=steps, cond=cond)
+    def run() -> torch.Tensor:
+        return sample(denoiser, start, sampler=DDIM(), steps=steps, cond=cond).x
 
-    _print(f"engine on {loaded.name}, {steps} steps, {number} at once", paired(run, bare, rounds=rounds), {}, as_json)
+    assert torch.allclose(run(), by_hand(), atol=1e-4)
+    _print(
+        f"engine on {loaded.name}, {steps} steps, {number} at once", paired(run, by_hand, rounds=rounds), {}, as_json
+    )
 
 
 @app.command()

@@ -350,12 +350,17 @@ class Model:
         return next(self.denoiser.parameters()).device
 
     @property
-    def net(self) -> nn.Module:
-        """The denoising network itself, below all views."""
+    def network(self) -> Network:
+        """What predicts, below all views."""
         inner: Any = self.denoiser
         while not isinstance(inner, Network):
             inner = inner.base
-        return inner.net
+        return inner
+
+    @property
+    def net(self) -> nn.Module:
+        """The module of its network."""
+        return self.network.net
 
     @property
     def changes(self) -> list[Any]:
