@@ -10,6 +10,7 @@ import torch
 import suffuse
 import suffuse.samplers
 from suffuse.caching import DeepCache
+from suffuse.codecs import TiledVAE
 from suffuse.core.denoiser import Network
 from suffuse.core.errors import BadInput
 from suffuse.core.tuned import Mode, Tuned, TunedCodec
@@ -151,3 +152,16 @@ def test_a_picture_of_a_tuned_model_is_made_again_as_it_was(tmp_path):
     (file,) = made.save(tmp_path / "a.png")
     assert replay(file).images[0].tobytes() == made.images[0].tobytes()
     assert in_modes(near).modes == {} and in_modes(near).denoiser is model.denoiser
+
+
+def test_a_picture_of_another_codec_is_made_again_by_the_model_that_made_it(tmp_path):
+    model = suffuse.load("shapes")
+    tiled = model.with_codec(TiledVAE(model.codec.vae, tile=32))
+    made = tiled.generate("a red circle", steps=2)
+    (file,) = made.save(tmp_path / "a.png")
+    with pytest.raises(BadInput, match="was made with TiledVAE as codec; pass the model that made it"):
+        replay(file)
+    assert replay(file, model=tiled).images[0].tobytes() == made.images[0].tobytes()
+    (plain,) = model.generate("a red circle", steps=2).save(tmp_path / "b.png")
+    with pytest.raises(BadInput, match="was made with the usual as codec"):
+        replay(plain, model=tiled)

@@ -57,6 +57,11 @@ def replay(
             f"{path}: was made with weights {recipe['fingerprint']} of {recipe['model']!r}, and these are "
             f"{model.fingerprint}; pass the model that made it as `model`"
         )
+    for part in ("conditioner", "codec"):
+        if recipe.get(part) != model.exchanged.get(part):
+            raise BadInput(
+                f"{path}: was made with {recipe.get(part, 'the usual')} as {part}; pass the model that made it"
+            )
     if modes := {part: Mode(**recipe[part]) for part in ("mode", "decoder") if part in recipe}:
         model = in_modes(model, **modes)
     height, width = recipe["height"], recipe["width"]

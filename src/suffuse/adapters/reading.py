@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def with_adapters(model: Any, *loaded: Mapping[str, Adapter | Sequence[Adapter]]
             views = [m for m in model.conditioner.modules() if isinstance(m, Encoder) and old in (m, m.net)]
             old = views[0] if views else old
             view = (old if isinstance(old, Encoder) else Encoder(old)).with_(*items)
-            model = model.with_conditioner(exchanged(model.conditioner, old, view))
+            model = replace(model, conditioner=exchanged(model.conditioner, old, view))
     return model
 
 

@@ -50,6 +50,7 @@ class Model:
         layout: how it is written.
         name: what it was loaded as.
         named: adapters of the files that its name tells of.
+        exchanged: "conditioner" or "codec" -> class of what stands in the checkpoint's place.
     """
 
     conditioner: Conditioner
@@ -59,6 +60,7 @@ class Model:
     layout: Layout
     name: str = ""
     named: Sequence[Any] = ()
+    exchanged: Mapping[str, str] = field(default_factory=dict)
     _prints: dict[Any, str] = field(default_factory=dict, repr=False)
 
     # making pictures
@@ -317,11 +319,14 @@ class Model:
 
     def with_conditioner(self, conditioner: Conditioner) -> Model:
         """The same model told otherwise what to make."""
-        return replace(self, conditioner=conditioner)
+        return self._exchanged(conditioner=conditioner)
 
     def with_codec(self, codec: Codec) -> Model:
         """The same model with another way between pictures and states, such as `TiledVAE` for large pictures."""
-        return replace(self, codec=codec)
+        return self._exchanged(codec=codec)
+
+    def _exchanged(self, **part: Any) -> Model:
+        return replace(self, **part, exchanged={**self.exchanged, **{k: type(v).__name__ for k, v in part.items()}})
 
     def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Model:
         """Move its modules, in place, and return it; a number type may come first, as in torch."""
@@ -389,9 +394,9 @@ class Model:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What recipes say of it: its name, its weights' fingerprint, and how it is computed where that is tuned."""
+        """What recipes say of it: name, its weights' fingerprint, what was exchanged, and how it is tuned."""
         modes = {part: asdict(mode) for part, mode in self.modes.items()}
-        return {"model": self.name, "fingerprint": self.fingerprint, **modes}
+        return {"model": self.name, "fingerprint": self.fingerprint, **self.exchanged, **modes}
 
     @property
     def components(self) -> Mapping[str, Any]:
