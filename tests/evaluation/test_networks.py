@@ -12,6 +12,7 @@ from suffuse.core.errors import BadInput, Damaged, Refused
 from suffuse.evaluation import LPIPS, CLIPScore, DirectionalCLIP, InceptionFeatures, Pictures
 from suffuse.evaluation.inception import Inception, Mixed
 from suffuse.evaluation.lpips import Perceptual
+from suffuse.guidance import RewardSelect
 
 
 def test_inception_has_the_published_number_of_parameters_and_the_published_widths():
@@ -150,6 +151,7 @@ def test_the_clip_score_is_the_cosine_of_the_models_own_embeddings(clip):
         assert found[i].item() == pytest.approx(100 * max(cosine, 0), abs=1e-3)
     assert found.max() > 0
     assert str(clip) not in metric.protocol
+    assert torch.equal(RewardSelect(metric)(p.images, "a red").values[0], found[0])
 
 
 def test_directional_clip_compares_changes(clip):

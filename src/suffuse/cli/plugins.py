@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+SCORERS = (
+    "TIFASelect() asks the bundled reader, who knows captions of the world alone, RewardSelect(CLIPScore('folder')) a "
+    "CLIP model that you have."
+)
+"""Help of options that name a scorer."""
+
 
 def plugin(text: str) -> Any:
     """The plug-in of an expression such as `DEIS(order=3)`, or of a file of `save_method` such as `@olss.safetensors`.

@@ -10,7 +10,7 @@ import typer
 from suffuse.core.errors import BadInput
 
 from .output import AsJson, show
-from .plugins import guidance_of, plugin
+from .plugins import SCORERS, guidance_of, plugin
 
 
 def seeds(
@@ -19,7 +19,7 @@ def seeds(
     number: Annotated[int, typer.Option("-n", min=2, help="Seeds 0, 1, ... that are tried with every prompt.")] = 16,
     captions: Annotated[int, typer.Option(min=1, help="Captions where no prompts are given.")] = 8,
     keep: Annotated[int, typer.Option(min=1, help="Seeds that go into the file, the best first.")] = 4,
-    scorer: Annotated[str, typer.Option(help="Who scores, such as 'TIFASelect()'.")] = "TIFASelect()",
+    scorer: Annotated[str, typer.Option(help=f"Who scores; {SCORERS}")] = "TIFASelect()",
     steps: Annotated[int | None, typer.Option(help="Steps; by default the model's.")] = None,
     guidance: Annotated[str | None, typer.Option(help="Scale or expression.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Expression.")] = None,

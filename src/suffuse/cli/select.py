@@ -9,14 +9,14 @@ import typer
 
 from .generate import Patches
 from .output import AsJson, show
-from .plugins import guidance_of, plugin
+from .plugins import SCORERS, guidance_of, plugin
 
 
 def select(
     prompt: Annotated[str, typer.Argument(help="What to show.")],
     model: Annotated[str, typer.Option(help="Bundled name, folder, .safetensors file or hub id.")] = "shapes",
     number: Annotated[int, typer.Option("-n", min=1, help="Candidates at most.")] = 4,
-    scorer: Annotated[str, typer.Option(help="Who picks, such as 'TIFASelect()'.")] = "TIFASelect()",
+    scorer: Annotated[str, typer.Option(help=f"Who picks; {SCORERS}")] = "TIFASelect()",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="PNG file of the best, or folder for all, the best first.")
     ] = Path("out/best.png"),

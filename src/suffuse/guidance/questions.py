@@ -172,7 +172,11 @@ class RewardSelect(Scorer):
     """What a model of human preference, or any other function of picture and prompt, says.
 
     Args:
-        reward: (pixels (B, 3, H, W) in [-1, 1], prompts) -> (B,) rewards; CLIP score and ImageReward are such.
+        reward: a score of pictures that reads prompts, such as `CLIPScore(folder)`; or a function (pixels (B, 3, H, W)
+            in [-1, 1], prompts) -> (B,) rewards.
+
+    Example:
+        >>> best = select(model, "a red circle", scorer=RewardSelect(CLIPScore("clip-vit-base-patch32")), n=8)
 
     Reference: Karthik et al., 2305.13308.
     """
@@ -180,7 +184,12 @@ class RewardSelect(Scorer):
     reward: Any
 
     def __call__(self, pixels: Tensor, prompt: str) -> Scores:
-        values = self.reward(pixels, [prompt] * len(pixels))
+        from ..evaluation.pictures import Pictures
+        from ..evaluation.scores import Scored
+
+        prompts = [prompt] * len(pixels)
+        scored = isinstance(self.reward, Scored)
+        values = self.reward.score(Pictures(pixels, prompts)) if scored else self.reward(pixels, prompts)
         return Scores(torch.as_tensor(values).double(), [()] * len(pixels))
 
 
