@@ -137,8 +137,8 @@ def cyclic_one_way(
     )  # fmt: skip
     shared = recipe(
         parts={"cycle": cycle, "guidance": rest, "sampler": plan.sampler, "patches": model.added},
-        plain={"task": "cyclic_one_way", "model": model.name, "fingerprint": model.fingerprint, "steps": steps,
-               "seed": seed, "height": size[0], "width": size[1]},
+        plain={"task": "cyclic_one_way", **model.identity, "steps": steps, "seed": seed, "height": size[0],
+               "width": size[1]},
     )  # fmt: skip
     recipes = [
         of_picture(shared, {"prompt": p, "negative_prompt": negative_prompt}, sample=k, canvas=hash_of(own[None]))
