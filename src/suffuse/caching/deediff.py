@@ -149,6 +149,9 @@ class EarlyExit(Objective):
         patch: side of a patch, in entries of the state.
 
     Reference: Tang et al., 2309.17074, whose lambda and beta are 1 too.
+
+    Differs from the official code, in which the weights of the layers add up to one, uncertainties do not teach the
+    layers, and all layers share the network's own exit; the sums and the heads g_i are those of the paper's equations.
     """
 
     denoising: Denoising = Denoising()

@@ -38,7 +38,8 @@ class DiffuseHigh(Progressive):
     Reference: Kim et al., DiffuseHigh: Training-free Progressive High-Resolution Image Synthesis through Structure
     Guidance, 2406.18459.
 
-    Differs from the paper: any sampler instead of Euler's; the guidance is that of the run, 10 for SDXL in the paper.
+    Differs from the paper: any sampler instead of Euler's; the guidance is that of the run, 10 for SDXL in the paper;
+    the blur has one width, which the official code draws from 0.1 to 2, and a guide is cut off at black and white.
     """
 
     strength: float = 0.3
