@@ -31,7 +31,8 @@ from suffuse.core.prediction import EPS, FLOW
 from suffuse.core.tuned import Mode, Tuned
 from suffuse.evaluation import statistics
 from suffuse.evaluation.memory import peak_memory
-from suffuse.evaluation.timing import operations, seconds_of
+from suffuse.evaluation.operations import operations
+from suffuse.evaluation.timing import seconds_of
 from suffuse.guidance import CFG
 from suffuse.processes import Flow, Table
 from suffuse.samplers import DDIM, Euler, UniPC

@@ -13,7 +13,8 @@ import argparse
 
 import torch
 
-from suffuse.evaluation.timing import ceiling, operations, paired
+from suffuse.evaluation.operations import operations
+from suffuse.evaluation.timing import ceiling, paired
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from suffuse import load_method, save_method
 from suffuse.caching import BAC
@@ -20,6 +19,7 @@ from suffuse.core.errors import BadInput, Refused
 from suffuse.core.patch import Patch
 from suffuse.core.plugin import Setting
 from suffuse.core.prediction import EPS
+from suffuse.evaluation.operations import operations
 from suffuse.guidance import CFG
 from suffuse.networks import PolicyTransformer, PolicyTransformerFamily
 from suffuse.processes.continuous import VP
@@ -111,9 +111,7 @@ def test_a_diffusion_policy_starts_every_chunk_anew():
     assert len(policy.table) == 6 and policy.table[0][0] == "layers.0.attn1"
 
     def flops(patches):
-        with FlopCounterMode(display=False) as counter:
-            sample(net, (3, 8, 2), **run, patches=patches)
-        return counter.get_total_flops()
+        return operations(lambda: sample(net, (3, 8, 2), **run, patches=patches))
 
     assert flops([policy]) < 0.5 * flops([])
     first = sample(net, (3, 8, 2), **run, patches=[policy]).x

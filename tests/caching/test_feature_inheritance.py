@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from suffuse.caching import FeatureInheritance, MultiUNetSwitching, sensitivity_table
 from suffuse.caching.feature_inheritance import dense_at_end, dense_at_start, level_of, parts, uniform
@@ -14,6 +13,7 @@ from suffuse.codecs import Pixels
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.patch import Patch
+from suffuse.evaluation.operations import operations
 from suffuse.samplers import DDIM
 from suffuse.testing.fixtures import NAMES, conditions, fixture, states
 
@@ -81,9 +81,7 @@ def test_sensitivity_says_what_is_saved():
     assert all(e.level == "block" and e.error > 0 for e in table)
 
     def macs(patches):
-        with FlopCounterMode(display=False) as counter:
-            run("unet", patches, steps=2)
-        return counter.get_total_flops()
+        return operations(lambda: run("unet", patches, steps=2))
 
     entry, full = max(table, key=lambda e: e.saved), macs([])
     assert macs([FeatureInheritance((entry.part,), uniform(2))]) / full == pytest.approx(1 - entry.saved, abs=1e-6)

@@ -11,7 +11,7 @@ from suffuse.caching import FirstBlockCache
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.patch import Patch
-from suffuse.evaluation.timing import operations
+from suffuse.evaluation.operations import operations
 from suffuse.guidance import CFG
 from suffuse.samplers import DDIM
 from suffuse.testing.fixtures import conditions, fixture, states

@@ -12,7 +12,7 @@ from suffuse.core.errors import BadInput, Refused
 from suffuse.core.grid import Grid
 from suffuse.core.guidance import Guidance
 from suffuse.core.patch import Patch
-from suffuse.evaluation.timing import operations
+from suffuse.evaluation.operations import operations
 from suffuse.guidance import CFG, AdaptiveGuidance
 from suffuse.samplers import DDIM, DDPM, Euler, Heun
 from suffuse.testing.fixtures import conditions, fixture, states

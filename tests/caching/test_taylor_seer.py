@@ -12,7 +12,7 @@ from suffuse.caching.policy import CacheTable
 from suffuse.core.engine import sample, trace
 from suffuse.core.errors import BadInput
 from suffuse.core.patch import Patch
-from suffuse.evaluation.timing import operations
+from suffuse.evaluation.operations import operations
 from suffuse.guidance import CFG, AdaptiveGuidance
 from suffuse.samplers import DDIM, Euler, Heun
 from suffuse.testing.fixtures import NAMES, conditions, fixture, states

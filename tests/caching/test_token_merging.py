@@ -10,7 +10,7 @@ from suffuse.caching.token_merging import matched
 from suffuse.core.engine import sample
 from suffuse.core.errors import BadInput, Refused
 from suffuse.core.patch import Patch
-from suffuse.evaluation.timing import operations
+from suffuse.evaluation.operations import operations
 from suffuse.guidance import CFG
 from suffuse.samplers import DDIM
 from suffuse.testing.fixtures import conditions, fixture, states

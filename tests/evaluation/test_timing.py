@@ -7,7 +7,8 @@ import torch
 
 from suffuse.core.errors import BadInput
 from suffuse.evaluation import timing
-from suffuse.evaluation.timing import ceiling, operations, paired, seconds_of
+from suffuse.evaluation.operations import operations
+from suffuse.evaluation.timing import ceiling, paired, seconds_of
 
 
 class Clock:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.call import Call
 from ..core.cond import Cond
@@ -207,8 +206,9 @@ class _Costs(Patch):
         return [net.root, *parts(net)]
 
     def around(self, call: Call) -> Any:
+        from ..evaluation.operations import Operations
 
-        with FlopCounterMode(display=False) as counter:
+        with Operations() as counter:
             out = call()
-        self.of[call.site.name] = self.of.get(call.site.name, 0) + counter.get_total_flops()
+        self.of[call.site.name] = self.of.get(call.site.name, 0) + counter.total
         return out

@@ -156,7 +156,7 @@ class _Bench:
         timed: int,
         seed: int,
     ):
-        from ..evaluation.timing import operations
+        from ..evaluation.operations import operations
 
         self.model, self.prompts, self.base, self.seed = model, prompts, base, seed
         self.rounds, self.timed = rounds, timed
@@ -169,7 +169,8 @@ class _Bench:
 
     def measure(self, picked: tuple[Option, ...]) -> Stack:
         from ..evaluation import statistics
-        from ..evaluation.timing import operations, paired
+        from ..evaluation.operations import operations
+        from ..evaluation.timing import paired
 
         run = self._run(picked)
         made = run()

@@ -23,8 +23,9 @@ from suffuse.evaluation.diversity import HighFrequencyShare
 from suffuse.evaluation.features import ReaderFeatures
 from suffuse.evaluation.frechet import frechet
 from suffuse.evaluation.moments import Blocks, Moments
+from suffuse.evaluation.operations import operations
 from suffuse.evaluation.pictures import Pictures
-from suffuse.evaluation.timing import operations, paired
+from suffuse.evaluation.timing import paired
 from suffuse.guidance.cfg import CFG
 from suffuse.networks.assembly import assembled
 from suffuse.samplers.ancestral import DDIM

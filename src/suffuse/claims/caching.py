@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from suffuse.caching.deepcache import DeepCache
 from suffuse.core.model import Model
 from suffuse.evaluation import statistics
+from suffuse.evaluation.operations import operations
 from suffuse.evaluation.timing import paired
 from suffuse.guidance.cfg import CFG
 from suffuse.samplers.ancestral import DDIM
@@ -79,9 +79,7 @@ def deepcache(seed: int) -> Table:
 
 
 def _macs(loaded: Model, texts: list[Caption], steps: int, patches: tuple[DeepCache, ...] = ()) -> int:
-    with FlopCounterMode(display=False) as counter:
-        mw.run(loaded, texts[:1], steps=steps, patches=patches)
-    return counter.get_total_flops() // 2
+    return operations(lambda: mw.run(loaded, texts[:1], steps=steps, patches=patches)) // 2
 
 
 def _placement(loaded: Model, texts: list[Caption], full: Tensor, seed: int) -> statistics.Estimate:

@@ -15,7 +15,8 @@ from suffuse.core.denoiser import Denoiser
 from suffuse.core.metric import Estimate
 from suffuse.core.value import Coef
 from suffuse.evaluation.memory import peak_memory
-from suffuse.evaluation.timing import operations, paired
+from suffuse.evaluation.operations import operations
+from suffuse.evaluation.timing import paired
 
 from . import microworld as mw
 from .claim import Cell, Table, at_most, claim

@@ -18,8 +18,8 @@ from suffuse.core.noise import Keyed
 from suffuse.core.value import Coef
 from suffuse.evaluation import statistics
 from suffuse.evaluation.image import PSNR
+from suffuse.evaluation.operations import operations
 from suffuse.evaluation.pictures import Pictures
-from suffuse.evaluation.timing import operations
 from suffuse.samplers.ancestral import Euler
 from suffuse.world import batch
 

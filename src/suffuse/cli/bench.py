@@ -38,7 +38,8 @@ def generate(
     import torch
 
     from suffuse import load
-    from suffuse.evaluation.timing import ceiling, operations, paired
+    from suffuse.evaluation.operations import operations
+    from suffuse.evaluation.timing import ceiling, paired
 
     limit(threads)
     loaded = load(model)

@@ -26,6 +26,7 @@ __getattr__, __dir__ = lazy(
         "ReaderAccuracy": "reader_accuracy",
         "ReaderDistance": "reader_distance",
         "Reference": "reference",
+        "Operations": "operations",
         "evaluate": "report",
         "Estimate": "statistics",
         "StructureDistance": "structure",

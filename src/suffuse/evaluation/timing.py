@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from suffuse.core.errors import BadInput
 from suffuse.core.metric import Estimate
@@ -88,13 +87,6 @@ def ceiling(size: int = 1024, dtype: torch.dtype = torch.float32, rounds: int = 
     a = torch.rand(size, size, device=device).to(dtype)
     a @ a
     return 2 * size**3 / min(seconds_of(lambda: a @ a) for _ in range(rounds))
-
-
-def operations(work: Work) -> int:
-    """Floating-point operations of the matrix products, convolutions and attentions of one call."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def _synchronise() -> None:

@@ -20,7 +20,8 @@ from suffuse.evaluation import statistics
 from suffuse.evaluation.features import ReaderFeatures, load_reader
 from suffuse.evaluation.frechet import frechet
 from suffuse.evaluation.moments import Moments
-from suffuse.evaluation.timing import operations, paired
+from suffuse.evaluation.operations import operations
+from suffuse.evaluation.timing import paired
 from suffuse.images import to_tensor
 from suffuse.world import Caption, frozen, render
 from suffuse.zoo.judge import judge
