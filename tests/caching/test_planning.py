@@ -33,9 +33,15 @@ def stack(macs, error, *options):
 def test_the_baseline_each_option_and_their_stack_are_measured():
     stacks = plan().stacks
     assert [s.options for s in stacks] == [(), (FEW,), (CACHE,), (FEW, CACHE)]
-    assert stacks[0].macs == 1.0 and stacks[0].error.mean == 1.0
+    assert stacks[0].macs == stacks[0].time.mean == stacks[0].error.mean == 1.0
     assert 0.49 < stacks[1].macs < 0.51 and stacks[3].macs < min(s.macs for s in stacks[:3])
     assert all(s.error.mean > 1.0 for s in stacks[1:])
+
+
+def test_by_default_half_the_steps_have_the_largest_error_that_is_tolerated():
+    half = Option("steps", {"steps": 1})
+    found = plan_acceleration(suffuse.load("digits"), ["3", "5"], options=[half], budget=0.6, steps=2, most=1)
+    assert found.stacks[1].error.mean == pytest.approx(1.1)
 
 
 def test_a_mode_takes_part_and_saves_no_multiplications():
