@@ -54,9 +54,9 @@ class Task:
         return self.centre + torch.tensor([self.operation.dx, self.operation.dy])
 
 
-def tasks(n: int, seed: int, operations: Sequence[Move]) -> list[Task]:
-    """Operations in turns, each on the next scene of one or two plain objects that has room for it."""
-    drawn = sample_scenes(40 * n, (seed, 7), WorldConfig((0.6, 0.4), equal=0.0, textured=0.0, graded=0.0))
+def tasks(n: int, seed: int, operations: Sequence[Move], textured: float = 0.0) -> list[Task]:
+    """Operations in turns, each on the next scene of one or two objects, so many textured, that has room for it."""
+    drawn = sample_scenes(40 * n, (seed, 7), WorldConfig((0.6, 0.4), equal=0.0, textured=textured, graded=0.0))
     found: list[Task] = []
     for row in range(len(drawn)):
         task = _task(drawn[row : row + 1], operations[len(found) % len(operations)])
