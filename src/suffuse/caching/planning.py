@@ -85,7 +85,7 @@ def plan_acceleration(
         budget: largest share of the baseline's multiplications, above 0 and below 1.
         tolerance: largest mean error over the baseline's.
         options: by default `options_for(model)`.
-        error: of each picture; by default one and a tenth of the squared distance of its latents from the baseline's,
+        error: of each picture; by default 1 + d / 10, with d the squared distance of its latents from the baseline's
             in units of that of the baseline at half its steps: a tolerance of 1.1 allows what half the steps change.
         steps: of the baseline, with the model's sampler and guidance.
         most: stacks of several options that are measured, 1 or more.
@@ -190,8 +190,7 @@ class _Bench:
 
 
 def _distance(full: Images, half: Images) -> Error:
-    """One and a tenth of the squared distance of latents from those of a full run, in units of that of half its
-    steps."""
+    """1 + d / 10, with d the squared distance of latents from those of a full run in units of that of half its steps."""
     unit = float((half.latents - full.latents).square().mean())
 
     def error(made: Images, prompts: Sequence[str]) -> Any:

@@ -78,7 +78,8 @@ def superdiff(seed: int) -> Table:
     paths of one (with 200 steps 4.9, 6.5 and 2.9), where a caption that is true of a share P of pictures can add
     log 1 / P at most, 1.6 for a background and 2.3 for a texture left unsaid. So equal densities leave few of them, and
     what AND takes away is the texture or the background that makes the difference. No other pair does better: the
-    standard deviation was 4.1 for size and background, 12.2 for textures of two objects, 6.6 for their sizes.
+    standard deviation was 4.1 for size and background, 12.2 for textures of two objects, 6.6 for their sizes. (Of 39
+    true pictures of one caption only, the estimator found 38 likelier under theirs, by 21 nats on average.)
 
     The weights are not the reason. On the same 24 pairs kappa leaves [0, 1] in 57 % of steps without guidance, where
     AND scores 0.25 and averaging 0.21, in 23 % at guidance 3 (0.43, 0.77), and in 13 % at the paper's 7.5 (0.35, 0.78).
