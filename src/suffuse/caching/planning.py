@@ -190,7 +190,7 @@ class _Bench:
 
 
 def _distance(full: Images, half: Images) -> Error:
-    """1 + d / 10, with d the squared distance of latents from those of a full run in units of that of half its steps."""
+    """1 + d / 10, d the squared distance of latents from those of a full run in units of that of half its steps."""
     unit = float((half.latents - full.latents).square().mean())
 
     def error(made: Images, prompts: Sequence[str]) -> Any:

@@ -42,9 +42,9 @@ def dragdiffusion(seed: int) -> Table:
     leaves out one stage.
 
     What the LoRA is worth took 24 objects to see: SSIM with it - without is 0.084 [0.026, 0.153]; on 8 it was -0.001
-    [-0.056, 0.051]. It was not worth more where the model does not know the pictures, in a trial of 6 other objects with
-    all colours turned by 45 degrees: outside of what is dragged SSIM was 0.860 with it and 0.918 without, which two of
-    the six drags make.
+    [-0.056, 0.051]. It was not worth more where the model does not know the pictures, in a trial of 6 other objects
+    with all colours turned by 45 degrees: outside of what is dragged SSIM was 0.860 with it and 0.918 without, which
+    two of the six drags make.
     """
     loaded, cases = mw.model(), tasks(DRAGGED, seed, MOVES[:4])
     task = DragDiffusion(LatentDrag(rate=0.05), lora_steps=0)
