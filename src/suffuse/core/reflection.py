@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from .denoiser import Denoiser
 from .errors import BadInput
@@ -128,13 +128,16 @@ def reflect(step: StepFunction, x: Value, at: Step, strong: Branch, weak: Branch
 class Branched(Plugin):
     """A plug-in that asks on branches of its own, whose plug-ins and texts are its own, too."""
 
+    always: ClassVar[Needs] = Needs.NOTHING
+    """What it needs whatever its branches are."""
+
     @property
     @abstractmethod
     def _branches(self) -> tuple[Branch, ...]: ...
 
     @property
     def needs(self) -> Needs:  # type: ignore[override]
-        return reduce(or_, (branch.needs for branch in self._branches), Needs.NOTHING)
+        return reduce(or_, (branch.needs for branch in self._branches), self.always)
 
     @property
     def bare(self) -> tuple[Plugin, ...]:
@@ -151,9 +154,7 @@ class Reflection(Branched, Hook):
     strong: Given
     weak: Given
 
-    @property
-    def needs(self) -> Needs:  # type: ignore[override]
-        return super().needs | Needs.GAUSSIAN
+    always = Needs.GAUSSIAN
 
     def __post_init__(self) -> None:
         self._branches  # noqa: B018  what is no setting is found here and not in the middle of a run

@@ -198,10 +198,10 @@ def guidance_page(folder: Path) -> str:
 
 
 def _needs(method: Method) -> list[str]:
-    declared = method.target.needs
+    declared, more = method.target.needs, []
     if not isinstance(declared, Needs):  # a property
-        return ["what its arguments say"]
-    return [NEEDS.get(str(n.name), str(n.name).lower()) for n in Needs if n and n in declared]
+        declared, more = getattr(method.target, "always", Needs.NOTHING), ["what its arguments say"]
+    return [*(NEEDS.get(str(n.name), str(n.name).lower()) for n in Needs if n and n in declared), *more]
 
 
 def _table(rows: Sequence[str], columns: Sequence[str], found: Outcomes) -> list[str]:

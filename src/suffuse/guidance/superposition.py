@@ -98,10 +98,11 @@ class Superposition(Branched, Guidance):
     w: float = 7.5
     spread: float = 1.0
 
+    always = Needs.GAUSSIAN | Needs.ONE_EVALUATION | Needs.SDE
+
     @property
     def needs(self) -> Needs:  # type: ignore[override]
-        null = Needs.NOTHING if self.w == 1.0 else Needs.UNCONDITIONAL
-        return super().needs | null | Needs.GAUSSIAN | Needs.ONE_EVALUATION | Needs.SDE
+        return super().needs | (Needs.NOTHING if self.w == 1.0 else Needs.UNCONDITIONAL)
 
     def __post_init__(self) -> None:
         if not self._branches:
@@ -316,9 +317,7 @@ class SuperDiffAND(Superposition):
     Differs from the paper: densities take the exact kernels of the step instead of Euler's, see `spread`.
     """
 
-    @property
-    def needs(self) -> Needs:  # type: ignore[override]
-        return super().needs | Needs.OUTERMOST
+    always = Superposition.always | Needs.OUTERMOST
 
     def weights(self, step: Superposing) -> Tensor:
         means, moved = step.means, step.moved
