@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,9 +50,13 @@ def plan(
         texts = [str(c) for c in frozen("validation")[1][:number]]
     else:
         texts = [line for line in prompts.read_text().splitlines() if line.strip()][:number]
+
+    def report(stack: Any) -> None:
+        print(f"{stack}: MACs {stack.macs:.2f}, time {stack.time}, error {stack.error}", file=sys.stderr, flush=True)
+
     found = plan_acceleration(
         load(model), texts, budget=float(share[1]), tolerance=tolerance, steps=steps, most=most,
-        error=_missed if reader else None,
+        error=_missed if reader else None, report=report,
     )  # fmt: skip
     show(found.table(), as_json=as_json)
     if output is not None:
