@@ -198,12 +198,18 @@ def test_a_consistency_sampler_that_does_not_jump():
 class ToyGuidance(Guidance):
     w: float = 2.0
 
+    needs = Needs.UNCONDITIONAL
+
     def __call__(self, predict, x, t, cond, at):
         return CFG(self.w)(predict, x, t, cond, at)
 
 
 class Cheap(ToyGuidance):
     evaluations = 1
+
+
+class Undeclared(ToyGuidance):
+    needs = Needs.NOTHING
 
 
 class NotNeutral(ToyGuidance):
@@ -270,6 +276,8 @@ class Lapsing(Hook):
     ("method", "name"),
     [
         (Cheap(), "evaluations_are_as_declared"),
+        (Undeclared(), "null_is_declared"),
+        (Averaging(), "null_is_declared"),
         (NotNeutral(), "neutral_is_the_identity"),
         (Averaging(), "batch_equals_singles"),
         (Averaging(), "it_composes"),
