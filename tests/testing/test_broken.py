@@ -277,7 +277,6 @@ class Lapsing(Hook):
     [
         (Cheap(), "evaluations_are_as_declared"),
         (Undeclared(), "null_is_declared"),
-        (Averaging(), "null_is_declared"),
         (NotNeutral(), "neutral_is_the_identity"),
         (Averaging(), "batch_equals_singles"),
         (Averaging(), "it_composes"),
