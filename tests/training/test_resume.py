@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,11 @@ def test_killed_at_random_moments(toy, tmp_path, seed):
     whole = {json.loads(line)["step"]: line for line in (tmp_path / "whole.log").read_text().splitlines()}
     cut = (tmp_path / "cut.log").read_text().splitlines()
     assert all(whole[json.loads(line)["step"]] == line for line in cut)  # losses, rates and samples, repeated or not
-    assert {json.loads(line)["step"] for line in cut} == set(range(1, toy.STEPS + 1)) and len(cut) > toy.STEPS
+    steps = [0, *(json.loads(line)["step"] for line in cut)]
+    # A kill between the checkpoint of a step and its line in the log loses the line, and never more than that.
+    lost = [b for a, b in pairwise(steps) if b > a + 1]
+    assert all(b <= a + 2 for a, b in pairwise(steps)) and len(lost) <= result["kills"] and steps[-1] == toy.STEPS
+    assert len(cut) + len(lost) > toy.STEPS
     groups = set(checkpoint.read(tmp_path / "cut").tensors)
     assert groups == {
         *("role.model", "role.critic", "follower.ema", "follower.opponent"),
