@@ -82,5 +82,7 @@ def test_what_cannot_be_planned():
     model = suffuse.load("digits")
     with pytest.raises(BadInput, match="share of the work"):
         plan_acceleration(model, ["3"], budget=2.0)
+    with pytest.raises(BadInput, match="steps=1: .*give 2 or more"):
+        plan_acceleration(model, ["3"], steps=1)
     with pytest.raises(BadInput, match="axis 'speed' is none of"):
         plan_acceleration(model, ["3"], options=[Option("speed", {})])

@@ -87,7 +87,7 @@ def plan_acceleration(
         options: by default `options_for(model)`.
         error: of each picture; by default 1 + d / 10, with d the squared distance of its latents from the baseline's
             in units of that of the baseline at half its steps: a tolerance of 1.1 allows what half the steps change.
-        steps: of the baseline, with the model's sampler and guidance.
+        steps: of the baseline, 2 or more, with the model's sampler and guidance.
         most: stacks of several options that are measured, 1 or more.
         rounds: pairs of timed runs, 5 or more.
         timed: pictures of a timed run; a mode may save time in large batches only.
@@ -103,6 +103,8 @@ def plan_acceleration(
     """
     if not 0.0 < budget < 1.0 or most < 1:
         raise BadInput(f"budget={budget}, most={most}: give a share of the work between 0 and 1, and 1 stack or more")
+    if steps < 2:
+        raise BadInput(f"steps={steps}: a baseline of one step cannot be made shorter; give 2 or more")
     chosen = options_for(model) if options is None else list(options)
     if unknown := {o.axis for o in chosen} - set(AXES):
         raise BadInput(f"options: axis {min(unknown)!r} is none of {', '.join(AXES)}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,8 +91,8 @@ def dials(seed: int) -> Table:
         for p in error
     ]
 
-    def change(values: Mapping[ResShift, object], before: ResShift, after: ResShift) -> Estimate:
-        return statistics.difference(values[after], values[before])  # type: ignore[arg-type]
+    def change(values: Mapping[ResShift, np.ndarray], before: ResShift, after: ResShift) -> Estimate:
+        return statistics.difference(values[after], values[before])
 
     middle, rises = DIAL[0.3], list(pairwise(DIAL.values()))
     figures: dict[str, Figure] = {
