@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from suffuse.evaluation.features import Features
 
 STEPS, PAIRS, RATE, TEMPERATURE = 800, 256, 2e-3, 0.2
-SHIFT, COLOUR, CONTRAST, NOISE = 8, 0.1, 0.2, 0.05
-"""Pixels between two crops at most, and how much their colours, contrast and pixels differ."""
+SHIFT, COLOUR, CONTRAST, NOISE = 8, 0.8, 0.8, 0.05
+"""Pixels between two crops at most, and how much their colours, contrast and pixels differ: colours and contrast as
+strongly as in SimCLR, but each channel shifted by itself, as scaling alone keeps the sign of a colour."""
 
 
 @dataclass(frozen=True, eq=False)
