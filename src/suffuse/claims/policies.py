@@ -71,8 +71,9 @@ def bac(seed: int) -> Table:
     smooth expert who takes either side by chance (1.27 [0.88, 1.63] times, return 0.955 [0.933, 0.979]), 0.72 with one
     who switches but keeps to one side (1.86 [0.97, 3.38]), and 0.09 with neither.
 
-    Even steps leave out the last step, at which BAC computes every layer, and that makes the most of the difference:
-    see the unjudged figures against updates up to the last step.
+    Even steps leave out the last step, at which BAC computes every layer, and that makes nearly all of the difference:
+    even steps up to the last one err 6.5 [6.2, 6.7] times less than BAC at 100 steps, and 1.7 times more at 10, where
+    they cost more (0.40 to 0.32). Against these the schedules themselves win nothing at 100 steps.
     """
     policy, seen = _trained(seed)
     fitted, tested = seen[:FITTED], seen[FITTED:]
