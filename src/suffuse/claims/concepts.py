@@ -28,6 +28,7 @@ from suffuse.zoo.judge import judge
 
 from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
+from .leaking_words import reading_words
 
 STEPS = 20
 MARGIN = 0.3
@@ -217,16 +218,16 @@ def stable_artist(seed: int) -> Table:
 
 
 # prompts of several objects -------------------------------------------------------------------------------------------
-def _crowded(n: int, seed: int) -> list[Caption]:
-    """n captions of three objects and no more, no two of one colour and shape."""
-    scenes = sample_scenes(2 * n, (seed, 3), WorldConfig(objects=(0.0, 0.0, 1.0), equal=0.0))
-    return [c for c in describe(scenes, (seed, 3)) if len(c.phrases) == 3 and c.background is None][:n]
+def _two(n: int, seed: int) -> list[Caption]:
+    """n captions of two unlike objects and nothing else."""
+    scenes = sample_scenes(4 * n, (seed, 3), WorldConfig(objects=(0.0, 1.0), equal=0.0))
+    return [c for c in describe(scenes, (seed, 3)) if len(c.phrases) == 2 and c.background is None][:n]
 
 
 def _missing(pixels: Tensor, texts: Sequence[Caption]) -> Tensor:
-    """(n, 3) which objects the reader does not find in shape and colour."""
+    """(n, 2) which objects the reader does not find in shape and colour."""
     bare = [[replace(p, texture=None, size=None) for p in c.phrases] for c in texts]
-    return torch.stack([~_seen(pixels, [phrases[k] for phrases in bare])[0] for k in range(3)], 1)
+    return torch.stack([~_seen(pixels, [phrases[k] for phrases in bare])[0] for k in range(2)], 1)
 
 
 def _within(similarity: Tensor, missing: Tensor) -> np.ndarray:
@@ -242,30 +243,35 @@ def _within(similarity: Tensor, missing: Tensor) -> np.ndarray:
 @claim(
     paper="semantic-guidance-tuning",
     expect={"missing objects / CFG": at_most(0.9), "AUC of similarity": at_least(0.6)},
-    budget=500,
+    budget=900,
 )
 def semantic_guidance_tuning(seed: int) -> Table:
-    """Semantic Guidance Tuning against CFG at equal steps: 128 captions of three unlike objects, because of two the
-    model leaves out fewer than 2 %; `shapes`, 20 DDIM steps, CFG 3. Missing is the share of objects that the bundled
-    reader does not find in shape and colour. The AUC is taken within prompts, on the run of CFG: how often an object
-    that is missing has a lower mean similarity than one of the same picture that is there.
+    """Semantic Guidance Tuning against CFG at equal steps: `shapes` trained here to read the words of a prompt alone,
+    each of which is mixed to 0.4 with the mean of all (see `leaking_words`); 192 captions of two unlike objects,
+    20 DDIM steps, CFG 3. Missing is the share of objects that the bundled reader does not find in shape and colour. The
+    AUC is taken within prompts, on the run of CFG: how often an object that is missing has a lower mean similarity than
+    one of the same picture that is there.
 
-    Concept scale 1, from 0.3 to 0.7 of the run, a threshold below which a quarter of the similarities of 32 other
-    captions lies, and no steering by the abstract concept: the best of a few settings tried on other captions, none
-    of which did better than chance allows. At the paper's proportions (scale 3.4 from 0.1 on) more objects go missing
-    than without it, by a factor of two and more: in this model's captions "a red circle" means one object and no
-    other, and so does its direction.
+    Phrases that are neglected, as CLIP's words make Stable Diffusion neglect them, are what the method mends. The
+    bundled model itself leaves out fewer than 2 % of two objects, and 16 % of three, where it mends nothing, 0.98
+    [0.86, 1.11]; nor does it where captions name some of the objects only, 1.07 [1.00, 1.20] after 1500 steps of
+    training on such captions.
+
+    Concept scale 1.5, half of the prompt's, from 0.1 to 0.5 of the run, a threshold below which a quarter of the
+    similarities of 32 other captions lies, and no steering by the abstract concept. On 61 other captions this and
+    five other settings that end by half of the run left out 0.82 to 0.87 of what CFG does, none of them surely fewer;
+    at the paper's proportions (scale 3.4 to the end) more are left out, by a factor of 1.7 to 1.9.
     """
-    loaded = mw.model()
-    texts = _crowded(160, 7)
-    test, held = texts[:128], texts[128:]
+    loaded = reading_words(seed, leak=0.4)
+    texts = _two(224, 7)
+    test, held = texts[:192], texts[192:]
 
     def arguments(some: Sequence[Caption]) -> dict:
         cond = loaded.condition([str(c) for c in some], plugins=[SemanticGuidanceTuning()])
         return {**mw.place(loaded, some), "cond": cond, "sampler": DDIM(), "steps": STEPS}
 
     prompt = CFG(mw.GUIDANCE)
-    tuning = SemanticGuidanceTuning(w=1.0, start=0.3, stop=0.7)
+    tuning = SemanticGuidanceTuning(w=1.5, start=0.1, stop=0.5)
     tuning = tuning.fit(**arguments(held), guidance=prompt, share=0.25, noise=seed + 1000)
     tuning = replace(tuning, abstract=0.0)
     arms = {"CFG": replace(tuning, w=0.0), "SemanticGuidanceTuning": tuning}
