@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class IPAdapter:
     """An image prompt as it is released: what makes tokens of a picture, and what attends to them.
 
     Args:
-        tokens: pictures to tokens.
+        tokens: pictures to tokens (B, n, width), and those of none; `ImageTokens` for released weights.
         prompt: `ImagePrompt` with its parameters.
 
     Example:
@@ -68,7 +68,7 @@ class IPAdapter:
     2308.06721.
     """
 
-    tokens: ImageTokens
+    tokens: Callable[[Any], tuple[Tensor, Tensor]]
     prompt: Adapter
 
     @classmethod
