@@ -16,8 +16,9 @@ from suffuse.images import to_tensor
 from suffuse.personalization import ImagePrompt, IPAdapter
 from suffuse.training import Muon, Shuffled, Trainer, WarmupDecay
 from suffuse.world import Caption, WorldConfig, batch
-from suffuse.zoo.recipes.latents import covered
 from suffuse.zoo.recipes.shapes import OBJECTIVE
+
+from .sizes import emphasised
 
 SCENES, BATCH, STEPS = 2048, 16, 1500
 WORLD = WorldConfig(objects=(0.6, 0.4), equal=0.0, textured=0.7)
@@ -65,8 +66,7 @@ def trained(loaded: Model, seed: int) -> tuple[IPAdapter, list[float]]:
     assert views.masks is not None
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         x0 = torch.cat([loaded.encode(part).float() for part in views.rgb.split(64)])
-    weight = 1 + 3 * covered(views.masks, x0)
-    data = {"x0": x0, "weight": weight, "rgb": views.rgb.half()}
+    data = {**emphasised(x0, views.masks), "rgb": views.rgb.half()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         resampler = IPAdapterPlusImageProjection(
