@@ -46,8 +46,8 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
     model = load(name)
     w = _scale(model)
     best: Any = diffusers.DPMSolverMultistepScheduler
-    exact = tuned(model, "exact", rows=ROWS, compiled=compiled)
-    near = tuned(model, "near", rows=ROWS)
+    exact, quick = (tuned(model, speed, rows=ROWS, compiled=compiled) for speed in ("exact", "near"))
+    near = tuned(model, "near", rows=ROWS)  # under a cache nothing is compiled
 
     def pipe(change: Callable[[Any], object] = lambda pipe: None) -> Any:
         made = load(name).to_diffusers()  # of its own, because foreign caches change modules
@@ -77,8 +77,8 @@ def unet(name: str, compiled: bool) -> tuple[Arm, list[Arm]]:
         own(model, f"DDIM, {STEPS} steps, DeepCache(3)", sampler=DDIM(), steps=STEPS, guidance=w, patches=[cache]),
         own(near, f"DDIM, {STEPS} steps, DeepCache(3), tuned near", sampler=DDIM(), steps=STEPS, guidance=w,
             patches=[cache]),
-        own(near, "UniPC, 10 steps, tuned near", sampler=UniPC(), steps=10, guidance=w),
-        own(near, "UniPC, 5 steps, CFG in the first half, tuned near", sampler=UniPC(), steps=5, guidance=half),
+        own(quick, "UniPC, 10 steps, tuned near", sampler=UniPC(), steps=10, guidance=w),
+        own(quick, "UniPC, 5 steps, CFG in the first half, tuned near", sampler=UniPC(), steps=5, guidance=half),
         own(near, "UniPC, 8 steps, CFG in the first half, DeepCache(2), tuned near", sampler=UniPC(), steps=8,
             guidance=half, patches=[DeepCache(every=2)]),
     ]  # fmt: skip
