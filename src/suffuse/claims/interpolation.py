@@ -44,7 +44,9 @@ def noisediffusion(seed: int) -> Table:
     a few extreme values, takes the picture away. It does not win where a few are: between 16 pairs of rendered scenes
     with sensor noise (standard deviation of the encoded noise 1.08, 7 in a hundred beyond) or vignetting (1.13 and 10)
     it has 1.01 and 0.99 times the distance of spherical interpolation to other pictures made alike, added noise 0.98
-    and 0.91. Between clean scenes, 48 pairs, there is nothing to clip, and nothing to mend: 1.04 [0.94, 1.14].
+    and 0.91; with blur, light, vignetting, noise and JPEG together, or objects under a checkerboard, 0.98 to 1.16 with
+    gamma from 0 to 0.7. Between clean scenes, 48 pairs, there is nothing to clip, and nothing to mend: 1.04 [0.94,
+    1.14].
     """
     crops = _crops(2 * PAIRS + 512, seed)
     pairs, others = crops[: 2 * PAIRS].unflatten(0, (PAIRS, 2)), crops[2 * PAIRS :]
