@@ -22,7 +22,7 @@ from . import microworld as mw
 from .claim import Cell, Figure, Table, at_least, at_most, claim
 from .sizes import Made, at_size, distance_ratio, emphasised, patches
 
-SIDES, SCENES, BATCH, TRAINING = (48, 80, 96, 112, 128), 512, 8, 400
+SIDES, SCENES, BATCH, TRAINING = (48, 80, 96, 112, 128), 512, 8, 300
 """Sides of the buckets, training scenes, rows of a batch, and steps."""
 
 
@@ -39,9 +39,9 @@ SIDES, SCENES, BATCH, TRAINING = (48, 80, 96, 112, 128), 512, 8, 400
 )
 def resadapter(seed: int) -> Table:
     """ResAdapter against direct sampling and against a LoRA of attention with as many numbers: `shapes` (native 64 px),
-    both trained alike for 400 steps of 8 on 512 scenes of plain objects, rendered at 48, 80, 96, 112 and 128 px and
-    drawn with p(s) ~ |s - 64|^2, the learning rate falling in the second half as in the model's own training; 64
-    validation captions at 48, 96 and 128 px, 20 DDIM steps, CFG 3, the same noise.
+    both trained alike for 300 steps of 8 on 512 scenes of the world, rendered at 48, 80, 96, 112 and 128 px and drawn
+    with p(s) ~ |s - 64|^2, the learning rate falling in the second half as in the model's own training; 64 validation
+    captions at 48, 96 and 128 px, 20 DDIM steps, CFG 3, the same noise.
 
     Frechet distance is on the reader's features of the pictures' corners, cut at 64 px, to those of the 512 validation
     scenes rendered at the same size; duplicates are objects that the reader counts above the caption's. The sibling is
@@ -50,9 +50,9 @@ def resadapter(seed: int) -> Table:
     texture, in which the reader finds a textured object. Change at 64 px is the distance of final latents to the
     base's, for 32 captions.
 
-    Objects to train on are plain, because what is asked is whether the look of general pictures gets into siblings:
-    trained on scenes of the world as it is, which look as what the base was trained on, the LoRA too cost the style no
-    more than 2 points [-10, 4].
+    A null result, because the LoRA hardly costs the style anything where both learn from scenes that look as what the
+    base was trained on. In a trial on plain objects, 400 steps, other captions, it cost 32 points of 91, and ResAdapter
+    18, with 0.58 of the duplicates and 0.99 of the LoRA's change at 64 px: less, but not the card's 3.
     """
     loaded = mw.model()
     texts = mw.captions(64)
@@ -68,9 +68,9 @@ def resadapter(seed: int) -> Table:
         for n, p in arms.items()
         for side in (48, 64, 96, 128)
     }
-    plain = [c for c in mw.captions(512) if all(p.texture is None for p in c.phrases)][:96]
+    plain = [c for c in mw.captions(256) if all(p.texture is None for p in c.phrases)][:48]
     style = LoRA(8, where="attn-mlp").on(loaded.denoiser)
-    _train(loaded, (style,), _textured(loaded, seed), 150, seed)
+    _train(loaded, (style,), _textured(loaded, seed), TRAINING // 2, seed)
     styled = {n: _textured_share(at_size(loaded, plain, 64, (*p, style), seed=seed)) for n, p in arms.items()}
     rows: list[Mapping[str, Cell]] = [
         {
@@ -115,8 +115,8 @@ def _of_size(loaded: Model, numbers: int) -> Adapter:
 
 
 def _mixed(loaded: Model, seed: int) -> Buckets:
-    """The same scenes of plain objects at every side."""
-    sources = {(side, side): _scenes(loaded, side, WorldConfig(textured=0.0), seed) for side in SIDES}
+    """The same scenes at every side."""
+    sources = {(side, side): _scenes(loaded, side, WorldConfig(), seed) for side in SIDES}
     return Buckets(sources, (64, 64))
 
 
