@@ -50,9 +50,9 @@ def resadapter(seed: int) -> Table:
     texture, in which the reader finds a textured object. Change at 64 px is the distance of final latents to the
     base's, for 32 captions.
 
-    A null result, because the LoRA hardly costs the style anything where both learn from scenes that look as what the
-    base was trained on. In a trial on plain objects, 400 steps, other captions, it cost 32 points of 91, and ResAdapter
-    18, with 0.58 of the duplicates and 0.99 of the LoRA's change at 64 px: less, but not the card's 3.
+    Style tells nothing here, because the LoRA too hardly costs it anything where both learn from scenes like those that
+    the base was trained on. In a trial on plain objects, 400 steps, other captions, it cost 32 points of 91, and
+    ResAdapter 18, with 0.58 of the duplicates and 0.99 of the LoRA's change at 64 px: less, but not the card's 3.
     """
     loaded = mw.model()
     texts = mw.captions(64)
