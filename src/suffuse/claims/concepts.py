@@ -260,9 +260,9 @@ def semantic_guidance_tuning(seed: int) -> Table:
 
     A null result: similarity tells which object will be missing, but steering towards it does not bring it, 1.05 [0.92,
     1.20]. Five settings that end by half of the run had left out 0.78 to 0.93 of what CFG does on 149 other captions,
-    and three, the best two among them, 0.96 to 1.00 on another 192. Nor does it help the bundled model with three
-    objects, 0.98 [0.86, 1.11], nor after 1500 steps of training on captions that name some of the objects only, 1.07
-    [1.00, 1.20].
+    and three, the best of the five among them, 0.96 to 1.00 on another 192. Nor does it help the bundled model with
+    three objects, 0.98 [0.86, 1.11], nor after 1500 steps of training on captions that name some of the objects only,
+    at best 1.07 [1.00, 1.20] in a trial of 48.
     """
     loaded = reading_words(seed, LEAK)
     texts = _two(224, 7)

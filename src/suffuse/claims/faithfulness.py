@@ -59,13 +59,13 @@ def structured_guidance(seed: int) -> Table:
     """Structured Diffusion Guidance against the same run without it: `shapes` trained here for 800 steps to read the
     words of a prompt alone, each of which is mixed to 0.6 with the mean of all (see `leaking_words`); the 157
     validation captions of two objects of two colours with 2 noises each, the same for every arm, DDIM in 10 steps, CFG
-    3. An error is an object whose shape and colour the reader does not find. Intervals are over captions.
+    3. An error is a picture in which the reader misses the shape and colour of an object. Intervals are over captions.
 
     The method mends words that have taken on what other phrases say, as they do in CLIP, and needs a network that reads
     them. The bundled model is neither: its encoder was trained on such captions, it binds 7 of 1256 pictures wrongly,
     and it reads prompts from their end and padding, which the method leaves alone. There it changes nothing, 1.01
     [0.95, 1.06] at scale 1; nor, 0.98 [0.79, 1.19], for a network trained to read words that do not leak. The leak was
-    chosen on other captions, as one that leaves about half of the objects wrong.
+    chosen on other captions, as one that leaves about half of the pictures wrong.
     """
     texts = two_colours(192)
     arms: dict[str, Sequence[Patch]] = {
